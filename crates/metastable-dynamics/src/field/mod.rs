@@ -1,0 +1,14 @@
+//! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens.
+
+/// A time-dependent vector field on R^m (for clouds m = n·d, token after token).
+pub trait VectorField: Sync {
+    /// The number m of state variables.
+    fn len(&self) -> usize;
+
+    /// The state is cut into blocks of this many variables (for clouds: d, one block a token);
+    /// adaptive solvers control the error of each block relative to its own norm.
+    fn block_len(&self) -> usize;
+
+    /// Writes f(t, state) into `velocity`. Must be deterministic to the bit, on any number of threads.
+    fn evaluate(&self, t: f64, state: &[f64], velocity: &mut [f64]);
+}

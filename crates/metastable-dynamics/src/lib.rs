@@ -1,0 +1,23 @@
+//! Attention dynamics on clouds of tokens: pure mathematics, no files, no clocks, no printing.
+//!
+//! A transformer is a dynamical system: tokens are particles that interact through attention, layers are time.
+//! Reading order: [`tokens`] and [`head`] are the waist of the house; [`attention`] turns both into forces;
+//! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds.
+#![forbid(unsafe_code)]
+
+pub mod attention;
+pub mod error;
+pub mod field;
+pub mod geometry;
+pub mod head;
+pub mod linalg;
+pub mod measure;
+pub mod observe;
+pub mod random;
+pub mod solver;
+pub mod tokens;
+
+pub use error::DynamicsError;
+pub use head::{Head, LowRankUpdate};
+pub use linalg::Matrix;
+pub use tokens::{Tokens, TokensRef};
