@@ -1,9 +1,26 @@
 //! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens.
+//!
+//! [`particle`] moves tokens themselves (models M1, M3, M4, M5); [`rescaled`] moves z = e^{-tV} x (model M2), where
+//! clusters stand still; [`propagator`] holds e^{tV} in a form that never overflows.
+
+pub mod flow;
+pub mod particle;
+pub mod propagator;
+pub mod rescaled;
+
+pub use flow::AttentionFlow;
+pub use particle::{ParticleFlow, Placement};
+pub use rescaled::RescaledFlow;
 
 /// A time-dependent vector field on R^m (for clouds m = n·d, token after token).
 pub trait VectorField: Sync {
     /// The number m of state variables.
     fn len(&self) -> usize;
+
+    /// Whether there is nothing to move.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
     /// The state is cut into blocks of this many variables (for clouds: d, one block a token);
     /// adaptive solvers control the error of each block relative to its own norm.

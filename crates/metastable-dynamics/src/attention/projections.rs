@@ -1,0 +1,118 @@
+//! Queries and keys of a cloud, laid out for streaming.
+
+use super::kernel::{AttentionKernel, Mask, Score};
+use crate::linalg::Matrix;
+
+/// Queries, keys and values of n tokens under one head.
+///
+/// Scores are S_ij = gain·s_ij with s_ij from `queries` and `keys`; the factor `gain` >= 0 is kept apart so that
+/// it may be astronomically large (rescaled flows carry e^{2λt}): rows are shifted by their maximum *before* it is
+/// applied. Memory O(n (k + m)).
+#[derive(Debug, Clone)]
+pub struct Projections {
+    count: usize,
+    width: usize,
+    value_width: usize,
+    score: Score,
+    beta: f64,
+    gain: f64,
+    /// [n, k], beta folded in for dot scores.
+    queries: Vec<f64>,
+    /// [k, n], so that a row of scores is a sum of scaled contiguous rows.
+    keys: Vec<f64>,
+    /// [m, n].
+    values: Vec<f64>,
+}
+
+impl Projections {
+    /// Empty buffers for n tokens, queries of width k and values of width m.
+    pub fn zeros(count: usize, width: usize, value_width: usize) -> Self {
+        Self {
+            count,
+            width,
+            value_width,
+            score: Score::Dot,
+            beta: 1.0,
+            gain: 1.0,
+            queries: vec![0.0; count * width],
+            keys: vec![0.0; count * width],
+            values: vec![0.0; count * value_width],
+        }
+    }
+
+    /// Fills queries Q x_i, keys K x_j, values V x_j from tokens [n, d] and [·, d] matrices. O(n d (2k + m)).
+    ///
+    /// `gain` multiplies every score and must not be negative; it is clamped to [`MAX_GAIN`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit the buffers.
+    pub fn fill(&mut self, kernel: &AttentionKernel, gain: f64, tokens: &[f64], [query, key, value]: [&Matrix; 3]) {
+        assert_eq!(tokens.len(), self.count * query.columns(), "tokens of the head's dimension");
+        self.score = kernel.score();
+        self.beta = kernel.beta();
+        self.gain = gain.clamp(0.0, MAX_GAIN);
+        let scale = if self.score == Score::Dot { self.beta } else { 1.0 };
+        for (token, out) in tokens.chunks_exact(query.columns()).zip(self.queries.chunks_exact_mut(self.width)) {
+            query.apply(token, out);
+            out.iter_mut().for_each(|c| *c *= scale);
+        }
+        fill_transposed(tokens, key, &mut self.keys);
+        fill_transposed(tokens, value, &mut self.values);
+    }
+
+    /// The number n of tokens.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The width m of the values.
+    pub fn value_width(&self) -> usize {
+        self.value_width
+    }
+
+    /// beta, as in the kernel.
+    pub fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// The factor in front of all scores (see the type's page).
+    pub fn gain(&self) -> f64 {
+        self.gain
+    }
+
+    /// Component c of all values, n numbers.
+    pub(super) fn value_row(&self, c: usize) -> &[f64] {
+        &self.values[c * self.count..(c + 1) * self.count]
+    }
+
+    /// Writes s_ij for the visible j into `row` and returns how many there are. O(n k).
+    pub(super) fn scores<'r>(&self, i: usize, mask: Mask, row: &'r mut [f64]) -> &'r mut [f64] {
+        let row = &mut row[..mask.visible(i, self.count)];
+        let query = &self.queries[i * self.width..(i + 1) * self.width];
+        row.fill(0.0);
+        for (c, &q) in query.iter().enumerate() {
+            let keys = &self.keys[c * self.count..c * self.count + row.len()];
+            match self.score {
+                Score::Dot => row.iter_mut().zip(keys).for_each(|(s, k)| *s += q * k),
+                Score::SquaredDistance => row.iter_mut().zip(keys).for_each(|(s, k)| *s -= (q - k) * (q - k)),
+            }
+        }
+        if self.score == Score::SquaredDistance {
+            row.iter_mut().for_each(|s| *s *= self.beta);
+        }
+        row
+    }
+}
+
+/// Beyond this factor softmax of distinct f64 scores of order one is an exact arg-max, and products with score
+/// differences up to 1e40 stay finite.
+pub const MAX_GAIN: f64 = 1e260;
+
+fn fill_transposed(tokens: &[f64], matrix: &Matrix, out: &mut [f64]) {
+    let n = tokens.len() / matrix.columns();
+    for (j, token) in tokens.chunks_exact(matrix.columns()).enumerate() {
+        for c in 0..matrix.rows() {
+            out[c * n + j] = crate::linalg::dot(matrix.row(c), token);
+        }
+    }
+}

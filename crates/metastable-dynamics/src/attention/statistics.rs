@@ -1,0 +1,71 @@
+//! What attention weights say: the matrix itself, interaction energy, leaders.
+
+use rayon::prelude::*;
+
+use super::kernel::{AttentionKernel, Mask};
+use super::projections::Projections;
+use super::streaming::for_each_row;
+use crate::linalg::Matrix;
+
+/// The n x n matrix P of attention weights; entries under the mask are zero. Memory O(n²): ask only for small n.
+pub fn weights(projections: &Projections, kernel: &AttentionKernel) -> Matrix {
+    let n = projections.count();
+    let mut dense = vec![0.0; n * n];
+    for_each_row(projections, kernel, &mut dense, |_, row, out| out[..row.len()].copy_from_slice(row));
+    Matrix::from_fn(n, n, |i, j| dense[i * n + j])
+}
+
+/// ln Σ_ij e^{S_ij} over the visible pairs; `None` if it is not a finite number (gain·s beyond f64). O(n² k).
+pub fn log_partition(projections: &Projections, mask: Mask) -> Option<f64> {
+    let n = projections.count();
+    let rows: Vec<f64> = (0..n)
+        .into_par_iter()
+        .map_init(
+            || vec![0.0; n],
+            |scratch, i| {
+                let row = projections.scores(i, mask, scratch);
+                log_sum_exp(row.iter().map(|s| projections.gain() * s))
+            },
+        )
+        .collect();
+    Some(log_sum_exp(rows.iter().copied())).filter(|value| value.is_finite())
+}
+
+/// ln E of the interaction energy E = (1 / (2 beta n²)) Σ_ij e^{S_ij}; `None` for beta <= 0 or beyond f64.
+///
+/// # References
+/// Geshkovski et al. 2312.10794, E_beta of section 3; normalisation of theory item 5 [lean].
+pub fn log_energy(projections: &Projections) -> Option<f64> {
+    let n = projections.count() as f64;
+    let beta = projections.beta();
+    (beta > 0.0).then(|| log_partition(projections, Mask::Full)).flatten().map(|z| z - (2.0 * beta * n * n).ln())
+}
+
+/// Tokens that are somebody's arg-max: those that at least one row gives its largest score (first of equals).
+///
+/// O(n² k), no n x n memory.
+pub fn leaders(projections: &Projections, mask: Mask) -> Vec<usize> {
+    let n = projections.count();
+    let mut chosen: Vec<usize> = (0..n)
+        .into_par_iter()
+        .map_init(
+            || vec![0.0; n],
+            |scratch, i| {
+                let row = projections.scores(i, mask, scratch);
+                let first_best = |best: usize, j: usize| if row[j] > row[best] { j } else { best };
+                (0..row.len()).fold(0, first_best)
+            },
+        )
+        .collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
+    let top = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+    if !top.is_finite() {
+        return top;
+    }
+    top + terms.map(|s| (s - top).exp()).sum::<f64>().ln()
+}
