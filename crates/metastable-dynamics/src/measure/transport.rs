@@ -79,11 +79,7 @@ pub fn wasserstein2(x: TokensRef<'_>, y: TokensRef<'_>) -> Result<Transport, Dyn
 ///
 /// # Errors
 /// As [`wasserstein2`]; also [`DynamicsError::Shape`] unless there are n potentials, and [`DynamicsError::NotFinite`].
-pub fn wasserstein2_from(
-    x: TokensRef<'_>,
-    y: TokensRef<'_>,
-    potentials: &[f64],
-) -> Result<Transport, DynamicsError> {
+pub fn wasserstein2_from(x: TokensRef<'_>, y: TokensRef<'_>, potentials: &[f64]) -> Result<Transport, DynamicsError> {
     require_same_shape(x, y)?;
     let n = x.count();
     if potentials.len() != n {
@@ -214,9 +210,8 @@ impl<'a> Matching<'a> {
 
     fn finish(self) -> Transport {
         let n = self.n;
-        let cost = |assignment: &[usize]| -> f64 {
-            assignment.iter().enumerate().map(|(i, &j)| self.costs[i * n + j]).sum()
-        };
+        let cost =
+            |assignment: &[usize]| -> f64 { assignment.iter().enumerate().map(|(i, &j)| self.costs[i * n + j]).sum() };
         let identity: Vec<usize> = (0..n).collect();
         // Equal up to rounding when both are optimal; then the identity is the plainer answer.
         let assignment = if cost(&identity) <= cost(&self.column_of) { identity } else { self.column_of.clone() };

@@ -132,7 +132,8 @@ impl Corral {
             let steps = self.weights.iter().zip(&target).map(|(w, t)| if *t <= 0.0 { w / (w - t) } else { 1.0 });
             let step = steps.filter(|s| !s.is_nan()).fold(1.0, f64::min);
             let moved: Vec<f64> = self.weights.iter().zip(&target).map(|(w, t)| w + step * (t - w)).collect();
-            let least = moved.iter().zip(&target).filter(|(_, t)| **t <= 0.0).fold(f64::INFINITY, |m, (w, _)| m.min(*w));
+            let least =
+                moved.iter().zip(&target).filter(|(_, t)| **t <= 0.0).fold(f64::INFINITY, |m, (w, _)| m.min(*w));
             let keep: Vec<bool> = moved.iter().zip(&target).map(|(w, t)| *t > 0.0 || *w > least).collect();
             let kept = |k: &usize| keep[*k];
             self.points = (0..moved.len()).filter(kept).map(|k| self.points[k]).collect();

@@ -10,6 +10,7 @@ pub mod clusters;
 pub mod exponential_sum;
 pub mod hull;
 mod pairs;
+mod quadrature;
 pub mod rank;
 pub mod stability;
 pub mod tracking;
