@@ -1,1 +1,3 @@
-//! Placeholder, replaced below.
+//! Distances between clouds as measures.
+
+pub mod transport;
