@@ -1,1 +1,20 @@
+//! The lab: configurations in, run folders and reports out.
+//!
+//! Reading order: [`document`] reads configurations and [`arrays`] reads numbers; [`run_dir`] is the only writer;
+//! [`table`] and [`provenance`] make what it writes; [`watch`] is how a face follows a long job; [`error`] is what
+//! can go wrong.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod arrays;
+pub mod document;
+pub mod error;
+pub mod provenance;
+pub mod run_dir;
+pub mod table;
+pub mod threads;
+pub mod watch;
+
+pub use error::{ErrorKind, LabError, Location};
+pub use run_dir::{Existing, RunDir};
+pub use watch::{Interruption, Unwatched, Watcher};

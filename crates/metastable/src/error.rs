@@ -1,0 +1,432 @@
+//! Everything that can go wrong in the lab, with the culprit inside.
+//!
+//! The message says what was expected and what was found; [`LabError::hint`] says what to do about it;
+//! [`LabError::kind`] is what a face turns into an exit code or an exception.
+
+use std::io;
+use std::path::PathBuf;
+
+use metastable_dynamics::DynamicsError;
+
+use crate::watch::Interruption;
+
+/// What kind of trouble an error is, for exit codes and exceptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Something went wrong while running: a full disk, a decomposition that did not converge.
+    Failure,
+    /// The command line or the configuration asks for something impossible.
+    Config,
+    /// A check that was asked for did not pass.
+    Check,
+    /// An input is missing, unreadable or does not fit.
+    Input,
+    /// The run was asked to stop and saved its state; submit the same command again.
+    Checkpointed,
+    /// The user interrupted the run.
+    Interrupted,
+}
+
+/// An error of the lab.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabError {
+    /// A configuration whose extension names no known format.
+    #[error("{}: expected a configuration ending in .toml, .yaml, .yml or .json", file.display())]
+    ConfigFormat {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// A configuration that is not well-formed TOML, YAML or JSON.
+    #[error("{}{location}: {message}", file.display())]
+    ConfigSyntax {
+        /// The configuration.
+        file: PathBuf,
+        /// Where in the file.
+        location: Location,
+        /// What the parser says.
+        message: String,
+    },
+    /// A key or a choice that does not exist.
+    #[error("{}{location}: unknown {what} `{found}`{}; expected {}", file.display(), at(key), one_of(expected))]
+    UnknownName {
+        /// The configuration.
+        file: PathBuf,
+        /// Where in the file.
+        location: Location,
+        /// The path of the key, as `head[0].value`; empty at the top.
+        key: String,
+        /// "key" or "value".
+        what: &'static str,
+        /// The name that came.
+        found: String,
+        /// The names that exist there.
+        expected: Vec<String>,
+        /// The nearest of them, if one is near.
+        suggestion: Option<String>,
+    },
+    /// A required key that is absent.
+    #[error("{}{location}: the key `{missing}` is missing{}", file.display(), at(key))]
+    MissingKey {
+        /// The configuration.
+        file: PathBuf,
+        /// Where in the file.
+        location: Location,
+        /// The path of the table; empty at the top.
+        key: String,
+        /// The absent key.
+        missing: String,
+    },
+    /// A value of the wrong type or outside its domain.
+    #[error("{}{location}: `{key}`: expected {expected}, found {found}", file.display())]
+    WrongValue {
+        /// The configuration.
+        file: PathBuf,
+        /// Where in the file.
+        location: Location,
+        /// The path of the key.
+        key: String,
+        /// What fits.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// An unusable `--set key=value`.
+    #[error("--set {argument}: expected {expected}, found {found}")]
+    Override {
+        /// The argument as given.
+        argument: String,
+        /// What fits.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// An unusable flag, or two settings that contradict each other.
+    #[error("{name}: expected {expected}, found {found}")]
+    Setting {
+        /// The flag or key.
+        name: String,
+        /// What fits.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A resolved configuration that TOML cannot hold, such as an integer above 2^63 - 1.
+    #[error("the configuration cannot be written as TOML")]
+    Resolve {
+        /// What TOML says.
+        #[source]
+        source: toml::ser::Error,
+    },
+    /// A file that cannot be read.
+    #[error("{}: cannot be read: {}", file.display(), describe(source))]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that cannot be written; nothing half-written remains.
+    #[error("{}: cannot be written: {}", file.display(), describe(source))]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file whose content is not what its name promises, or not what the job needs.
+    #[error("{}: expected {expected}, found {found}", file.display())]
+    Content {
+        /// The file.
+        file: PathBuf,
+        /// What fits.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A tensor that a file does not hold.
+    #[error("{}: expected a tensor `{tensor}`, found {}", file.display(), list(found))]
+    MissingTensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The tensors it holds.
+        found: Vec<String>,
+    },
+    /// Mathematics that refuses numbers read from a file.
+    #[error("{}: {source}", file.display())]
+    InFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with its numbers.
+        #[source]
+        source: DynamicsError,
+    },
+    /// Mathematics that refuses a configured value.
+    #[error(transparent)]
+    Dynamics(#[from] DynamicsError),
+    /// An output path that is a file.
+    #[error("{}: expected a folder, found a file", folder.display())]
+    NotAFolder {
+        /// The path.
+        folder: PathBuf,
+    },
+    /// A folder with files that no run of ours wrote.
+    #[error("{}: expected an empty folder or a run folder, found `{found}`", folder.display())]
+    ForeignFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// One of its files.
+        found: String,
+    },
+    /// A run folder that is complete.
+    #[error("{}: holds a finished run", folder.display())]
+    FinishedFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A run folder that belongs to an unfinished run of another configuration.
+    #[error("{}: holds an unfinished run of configuration {found}, expected {expected}", folder.display())]
+    OtherRun {
+        /// The folder.
+        folder: PathBuf,
+        /// The fingerprint of this configuration.
+        expected: String,
+        /// The fingerprint in the folder.
+        found: String,
+    },
+    /// `--resume` where there is nothing to resume.
+    #[error("{}: expected an unfinished run to resume, found none", folder.display())]
+    NothingToResume {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder without a finished run where one is needed.
+    #[error("{}: expected the folder of a finished run, found no DONE file of ours", folder.display())]
+    NotFinished {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A run folder that another process is writing.
+    #[error("{}: another process is writing this run folder", folder.display())]
+    LockedFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A table whose columns do not fit together.
+    #[error("table {table}, column {column}: expected {expected}, found {found}")]
+    Column {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What fits.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// Parquet refused a table.
+    #[error("table {table}: cannot be written as Parquet: {source}")]
+    Parquet {
+        /// The table.
+        table: String,
+        /// The cause.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// The worker threads cannot be started.
+    #[error("--threads {count}: the threads cannot be started: {source}")]
+    Threads {
+        /// How many.
+        count: usize,
+        /// The cause.
+        #[source]
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// A check that was asked for did not pass.
+    #[error("check {check}: expected {expected}, found {found}")]
+    CheckFailed {
+        /// The check.
+        check: String,
+        /// The threshold.
+        expected: String,
+        /// The measured value.
+        found: String,
+    },
+    /// The run was asked to stop, and did after saving its state.
+    #[error("{}: {interruption}; the state is saved", folder.display())]
+    Stopped {
+        /// The run folder.
+        folder: PathBuf,
+        /// Who asked.
+        interruption: Interruption,
+    },
+}
+
+impl LabError {
+    /// What kind of trouble this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ConfigFormat { .. }
+            | Self::ConfigSyntax { .. }
+            | Self::UnknownName { .. }
+            | Self::MissingKey { .. }
+            | Self::WrongValue { .. }
+            | Self::Override { .. }
+            | Self::Setting { .. }
+            | Self::Resolve { .. }
+            | Self::NotAFolder { .. }
+            | Self::ForeignFolder { .. }
+            | Self::FinishedFolder { .. }
+            | Self::OtherRun { .. }
+            | Self::NothingToResume { .. }
+            | Self::Threads { .. } => ErrorKind::Config,
+            Self::Dynamics(source) => match source {
+                DynamicsError::Decomposition { .. } => ErrorKind::Failure,
+                _ => ErrorKind::Config,
+            },
+            Self::Read { .. }
+            | Self::Content { .. }
+            | Self::MissingTensor { .. }
+            | Self::InFile { .. }
+            | Self::NotFinished { .. } => ErrorKind::Input,
+            Self::Write { .. } | Self::LockedFolder { .. } | Self::Column { .. } | Self::Parquet { .. } => {
+                ErrorKind::Failure
+            }
+            Self::CheckFailed { .. } => ErrorKind::Check,
+            Self::Stopped { interruption: Interruption::Terminate, .. } => ErrorKind::Checkpointed,
+            Self::Stopped { interruption: Interruption::Interrupt, .. } => ErrorKind::Interrupted,
+        }
+    }
+
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownName { suggestion: Some(name), .. } => Some(format!("did you mean `{name}`?")),
+            Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("paths in a configuration are relative to the configuration".into())
+            }
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some space and run the same command again, or choose another folder with -o".into())
+            }
+            Self::ForeignFolder { .. } | Self::NotAFolder { .. } => Some("choose another folder with -o".into()),
+            Self::FinishedFolder { .. } => Some("choose another folder with -o, or replace it with --overwrite".into()),
+            Self::OtherRun { .. } => {
+                Some("choose another folder with -o, go back to that configuration, or --overwrite it".into())
+            }
+            Self::NothingToResume { .. } => Some("leave --resume out to start from the beginning".into()),
+            Self::LockedFolder { .. } => Some("wait for it, or choose another folder with -o".into()),
+            Self::Stopped { .. } => Some("run the same command again to continue".into()),
+            _ => None,
+        }
+    }
+}
+
+/// A line and a column of a text, both from 1; nothing where they are unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Location(Option<(usize, usize)>);
+
+impl Location {
+    /// A known place.
+    pub fn new(line: usize, column: usize) -> Self {
+        Self(Some((line, column)))
+    }
+
+    /// The place of byte `offset` of `text`; columns count characters.
+    pub fn of_offset(text: &str, offset: usize) -> Self {
+        let before = &text.as_bytes()[..offset.min(text.len())];
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        Self::new(line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
+    }
+
+    /// Line and column, if known.
+    pub fn line_and_column(self) -> Option<(usize, usize)> {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |(line, column)| write!(f, ":{line}:{column}"))
+    }
+}
+
+fn at(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!(" in `{key}`") }
+}
+
+fn one_of(names: &[String]) -> String {
+    match names {
+        [] => "no keys there".into(),
+        [one] => format!("`{one}`"),
+        many => format!("one of {}", list(many)),
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".into();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::StorageFull => "no space left on the device".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_count_lines_and_characters_from_one() {
+        assert_eq!(Location::of_offset("a\nβγ = 1\n", 2).to_string(), ":2:1");
+        assert_eq!(Location::of_offset("a\nβγ = 1\n", 6).to_string(), ":2:3");
+        assert_eq!(Location::of_offset("", 7).to_string(), ":1:1");
+        assert_eq!(Location::default().to_string(), "");
+    }
+
+    #[test]
+    fn stopping_distinguishes_the_scheduler_from_the_user() {
+        let stopped = |interruption| LabError::Stopped { folder: "run".into(), interruption };
+        assert_eq!(stopped(Interruption::Terminate).kind(), ErrorKind::Checkpointed);
+        assert_eq!(stopped(Interruption::Interrupt).kind(), ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn a_failed_decomposition_is_no_fault_of_the_configuration() {
+        let failed = LabError::from(DynamicsError::Decomposition { name: "value".into(), what: "eigenvalues" });
+        let negative =
+            LabError::from(DynamicsError::Domain { name: "beta".into(), expected: ">= 0".into(), found: "-1".into() });
+        assert_eq!((failed.kind(), negative.kind()), (ErrorKind::Failure, ErrorKind::Config));
+    }
+
+    #[test]
+    fn messages_name_file_place_and_neighbours() {
+        let error = LabError::UnknownName {
+            file: "run.toml".into(),
+            location: Location::new(3, 1),
+            key: "head[0]".into(),
+            what: "key",
+            found: "vlaue".into(),
+            expected: vec!["query".into(), "value".into()],
+            suggestion: Some("value".into()),
+        };
+        assert_eq!(
+            error.to_string(),
+            "run.toml:3:1: unknown key `vlaue` in `head[0]`; expected one of `query`, `value`"
+        );
+        assert_eq!(error.hint().as_deref(), Some("did you mean `value`?"));
+    }
+}

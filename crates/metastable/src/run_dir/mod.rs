@@ -1,0 +1,318 @@
+//! The run folder: the only place where the lab writes.
+//!
+//! A run begins with [`RunDir::begin`], which decides whether the folder may be used; writes whole files with
+//! [`RunDir::write`]; saves its state with [`RunDir::save_checkpoint`]; and ends with [`RunDir::finish`], which
+//! writes DONE. Product present = run complete. Every file is complete or absent, whatever happens.
+
+mod atomic;
+mod checkpoint;
+mod lock;
+mod survey;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+pub use atomic::{write_file, write_file_with};
+pub use checkpoint::Checkpoint;
+pub use survey::Done;
+
+use crate::error::LabError;
+use crate::provenance::sha256_hex;
+use lock::Lock;
+use survey::{CHECKPOINT_FOLDER, CONFIG, DONE, FINGERPRINT, REPORT, STATE, Survey};
+
+/// The schema number of run folders and reports.
+pub const SCHEMA: u32 = 1;
+
+/// What to do with a folder that already holds a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// Continue an unfinished run of the same configuration, refuse everything else.
+    #[default]
+    Refuse,
+    /// Remove the run that is there, finished or not, and start anew. A folder that is not ours is still refused.
+    Overwrite,
+    /// As [`Existing::Refuse`], but there must be an unfinished run.
+    Resume,
+}
+
+/// A run folder that this process alone may write.
+///
+/// # Example
+/// ```
+/// use metastable::run_dir::{Checkpoint, Existing, RunDir};
+/// let parent = tempfile::tempdir().unwrap();
+/// let path = parent.path().join("run");
+///
+/// let mut run = RunDir::begin(&path, Existing::Refuse, "fingerprint").unwrap();
+/// run.save_checkpoint(b"t = 1").unwrap();
+/// drop(run); // interrupted
+///
+/// let mut run = RunDir::begin(&path, Existing::Refuse, "fingerprint").unwrap();
+/// assert_eq!(run.load_checkpoint().unwrap(), Checkpoint::Intact(b"t = 1".to_vec()));
+/// run.write("report.json", b"{}").unwrap();
+/// run.finish().unwrap();
+///
+/// let refused = RunDir::begin(&path, Existing::Refuse, "fingerprint").unwrap_err();
+/// assert!(refused.to_string().ends_with("holds a finished run"));
+/// ```
+#[derive(Debug)]
+pub struct RunDir {
+    folder: PathBuf,
+    /// Folders this run created, outermost first: removed again if it fails before anything useful is in them.
+    created: Vec<PathBuf>,
+    continued: bool,
+    state: State,
+    // Dropped last, after our Drop has tidied up.
+    _lock: Lock,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing worth keeping is in the folder.
+    Fresh,
+    /// A checkpoint or a product is in the folder.
+    Useful,
+    /// DONE is written, or was there from the start.
+    Finished,
+}
+
+impl RunDir {
+    /// Begins a run in `folder`, or continues the unfinished one of the same configuration.
+    ///
+    /// Call it late, when the configuration has been validated: it creates the folder.
+    /// `config_fingerprint` is one line that changes whenever the results would.
+    ///
+    /// # Errors
+    /// [`LabError::NotAFolder`], [`LabError::ForeignFolder`], [`LabError::FinishedFolder`], [`LabError::OtherRun`],
+    /// [`LabError::NothingToResume`], [`LabError::LockedFolder`]; [`LabError::Write`] if the disk refuses.
+    pub fn begin(folder: &Path, existing: Existing, config_fingerprint: &str) -> Result<Self, LabError> {
+        refuse_unusable(folder, existing, config_fingerprint)?;
+        let created = create_folders(folder)?;
+        let lock = Lock::take(folder).inspect_err(|_| remove_empty(&created))?;
+        // From here on an early return drops `run`, which removes what it created.
+        let mut run = Self { folder: folder.to_owned(), created, continued: false, state: State::Useful, _lock: lock };
+        let found = run.survey()?;
+        // Looked at again under the lock: another process may have been quicker.
+        check(folder, existing, config_fingerprint, &found)?;
+        survey::remove_leftovers(folder).map_err(|source| run.failed("", source))?;
+        run.continued = matches!(found, Survey::Unfinished(_)) && existing != Existing::Overwrite;
+        if !run.continued {
+            run.start_anew(config_fingerprint)?;
+        }
+        Ok(run)
+    }
+
+    /// Opens the folder of a finished run to rebuild its renderings.
+    ///
+    /// # Errors
+    /// [`LabError::NotFinished`] without a DONE of ours; [`LabError::LockedFolder`]; [`LabError::Read`].
+    pub fn reopen(folder: &Path) -> Result<Self, LabError> {
+        let not_finished = || LabError::NotFinished { folder: folder.to_owned() };
+        let read = |source| LabError::Read { file: folder.join(DONE), source };
+        survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
+        let lock = Lock::take(folder)?;
+        survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
+        let folder = folder.to_owned();
+        Ok(Self { folder, created: Vec::new(), continued: false, state: State::Finished, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether the run continues one that was interrupted (it may still have no checkpoint).
+    pub fn continues(&self) -> bool {
+        self.continued
+    }
+
+    /// Reads a file of the run.
+    ///
+    /// # Errors
+    /// [`LabError::Read`].
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, LabError> {
+        let file = self.folder.join(name);
+        fs::read(&file).map_err(|source| LabError::Read { file, source })
+    }
+
+    /// Writes a file of the run, such as `report.json` or `figures/tokens.svg`.
+    ///
+    /// # Errors
+    /// [`LabError::Write`]; the file is then as it was before.
+    ///
+    /// # Panics
+    /// If the name is not in the list of a run's files: [`Existing::Overwrite`] could not remove it again.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), LabError> {
+        self.write_with(name, |writer| writer.write_all(bytes))
+    }
+
+    /// Writes what `fill` produces, for content that should not be held in memory twice.
+    ///
+    /// # Errors
+    /// As [`RunDir::write`].
+    ///
+    /// # Panics
+    /// As [`RunDir::write`].
+    pub fn write_with(
+        &mut self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), LabError> {
+        assert!(survey::is_ours(name), "`{name}` is in the list of a run's files");
+        let file = self.folder.join(name);
+        self.make_parent(&file)?;
+        write_file_with(&file, fill)?;
+        // The configuration alone is nothing to keep: it can be had again from the command.
+        if self.state == State::Fresh && name != CONFIG {
+            self.state = State::Useful;
+        }
+        Ok(())
+    }
+
+    /// Saves the state of an unfinished run; the previous checkpoint stands until the new one is complete on disk.
+    ///
+    /// # Errors
+    /// [`LabError::Write`].
+    pub fn save_checkpoint(&mut self, state: &[u8]) -> Result<(), LabError> {
+        let file = self.folder.join(STATE);
+        self.make_parent(&file)?;
+        checkpoint::save(&file, state)?;
+        if self.state == State::Fresh {
+            self.state = State::Useful;
+        }
+        Ok(())
+    }
+
+    /// Loads the state that was saved last.
+    ///
+    /// # Errors
+    /// [`LabError::Read`]; a damaged file is no error but [`Checkpoint::Damaged`].
+    pub fn load_checkpoint(&self) -> Result<Checkpoint, LabError> {
+        checkpoint::load(&self.folder.join(STATE))
+    }
+
+    /// Marks the run as complete: writes DONE, then removes the checkpoint.
+    ///
+    /// # Errors
+    /// [`LabError::Read`] if there is no `report.json`; [`LabError::Write`].
+    pub fn finish(mut self) -> Result<Done, LabError> {
+        let report_sha256 = sha256_hex(&self.read(REPORT)?);
+        let done = Done { program: "metastable".into(), schema: SCHEMA, report_sha256 };
+        let file = self.folder.join(DONE);
+        let failed = |source: serde_json::Error| LabError::Write { file: file.clone(), source: source.into() };
+        let mut text = serde_json::to_string_pretty(&done).map_err(failed)?;
+        text.push('\n');
+        write_file(&file, text.as_bytes())?;
+        self.state = State::Finished;
+        self.remove_checkpoint().map_err(|source| self.failed(CHECKPOINT_FOLDER, source))?;
+        Ok(done)
+    }
+
+    fn survey(&self) -> Result<Survey, LabError> {
+        survey_or_error(&self.folder)
+    }
+
+    fn start_anew(&mut self, fingerprint: &str) -> Result<(), LabError> {
+        survey::remove_run(&self.folder).map_err(|source| self.failed("", source))?;
+        self.state = State::Fresh;
+        let file = self.folder.join(FINGERPRINT);
+        self.make_parent(&file)?;
+        write_file(&file, format!("{fingerprint}\n").as_bytes())
+    }
+
+    fn make_parent(&self, file: &Path) -> Result<(), LabError> {
+        let parent = file.parent().unwrap_or(&self.folder);
+        if parent.is_dir() {
+            return Ok(());
+        }
+        let failed = |source| LabError::Write { file: parent.to_owned(), source };
+        fs::create_dir(parent).map_err(failed)?;
+        atomic::sync_folder(&self.folder).map_err(failed)
+    }
+
+    fn remove_checkpoint(&self) -> io::Result<()> {
+        for name in [STATE, FINGERPRINT] {
+            remove_if_there(&self.folder.join(name))?;
+        }
+        let folder = self.folder.join(CHECKPOINT_FOLDER);
+        if folder.is_dir() {
+            atomic::remove_leftovers(&folder)?;
+            fs::remove_dir(folder)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> LabError {
+        LabError::Write { file: self.folder.join(name), source }
+    }
+}
+
+impl Drop for RunDir {
+    /// Leaves no trace of a run that failed before anything useful was written.
+    fn drop(&mut self) {
+        if self.state == State::Fresh {
+            // Nothing to be done if this fails too: the error that led here is the one to show.
+            let _ = self.remove_checkpoint();
+            let _ = remove_if_there(&self.folder.join(CONFIG));
+            let _ = remove_if_there(&self.folder.join(lock::LOCK_FILE));
+            remove_empty(&self.created);
+        }
+    }
+}
+
+fn refuse_unusable(folder: &Path, existing: Existing, fingerprint: &str) -> Result<(), LabError> {
+    if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
+        return Err(LabError::NotAFolder { folder: folder.to_owned() });
+    }
+    check(folder, existing, fingerprint, &survey_or_error(folder)?)
+}
+
+fn survey_or_error(folder: &Path) -> Result<Survey, LabError> {
+    survey::survey(folder).map_err(|source| LabError::Read { file: folder.to_owned(), source })
+}
+
+/// The whole policy: may this run use that folder?
+fn check(folder: &Path, existing: Existing, fingerprint: &str, found: &Survey) -> Result<(), LabError> {
+    let folder = folder.to_owned();
+    match (found, existing) {
+        (Survey::Foreign(name), _) => Err(LabError::ForeignFolder { folder, found: name.clone() }),
+        (_, Existing::Overwrite) | (Survey::Empty, Existing::Refuse) => Ok(()),
+        (Survey::Empty, Existing::Resume) => Err(LabError::NothingToResume { folder }),
+        (Survey::Finished, _) => Err(LabError::FinishedFolder { folder }),
+        (Survey::Unfinished(other), _) if other != fingerprint => {
+            Err(LabError::OtherRun { folder, expected: fingerprint.to_owned(), found: other.clone() })
+        }
+        (Survey::Unfinished(_), _) => Ok(()),
+    }
+}
+
+/// Creates a folder and its missing parents; answers those it created, outermost first.
+fn create_folders(folder: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let mut created: Vec<PathBuf> = folder.ancestors().take_while(missing).map(Path::to_owned).collect();
+    created.reverse();
+    fs::create_dir_all(folder).map_err(|source| {
+        remove_empty(&created);
+        LabError::Write { file: folder.to_owned(), source }
+    })?;
+    Ok(created)
+}
+
+fn remove_empty(created: &[PathBuf]) {
+    for folder in created.iter().rev() {
+        // A folder that somebody else uses by now is not empty and stays.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;
