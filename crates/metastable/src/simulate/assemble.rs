@@ -1,0 +1,220 @@
+//! From finished runs to the report: observables at every saved time, the twin beside the base.
+
+use metastable_dynamics::TokensRef;
+use metastable_dynamics::attention::statistics;
+use metastable_dynamics::field::AttentionFlow;
+use metastable_dynamics::measure::transport;
+use metastable_dynamics::observe::{Clusters, numerical_rank};
+
+use super::bound::{Bound, bound};
+use super::display::{CloudBuilder, GAMMA, Projection};
+use super::engine::{Outside, Progress, Run, Unfinished};
+use super::meant::Simulation;
+use super::report::{
+    AttentionNote, Axis, ClusterSummary, PairedSeries, SimulateReport, SolverSummary, Stop, TokensSummary, TwinReport,
+};
+use crate::error::LabError;
+use crate::observables::{AttentionObservables, ClusterHistory, Collector, Series};
+use crate::provenance::Provenance;
+use crate::render::{Cloud, Display};
+
+/// The rank of the attention matrix needs a decomposition of an n x n matrix per saved time.
+const MOST_TOKENS_FOR_RANK: usize = 256;
+/// Exact W2 costs up to O(n³) per saved time.
+const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
+
+/// The report and what is drawn beside it.
+pub struct Assembled {
+    /// The report.
+    pub report: SimulateReport,
+    /// The drawn arrays.
+    pub display: Display,
+    /// How many saved times were reached.
+    pub saved: usize,
+}
+
+/// Observes everything. Deterministic in the progress.
+///
+/// # Errors
+/// [`Unfinished::Stopped`] if the outside asks; [`LabError`] from decompositions.
+pub fn assemble(
+    simulation: &Simulation,
+    progress: &Progress,
+    provenance: Provenance,
+    outside: &mut Outside,
+) -> Result<Assembled, Unfinished> {
+    let Some(base) = &progress.base else { unreachable!("assembled only after the base run") };
+    let twin = simulation.adapted.as_ref().zip(progress.twin.as_ref());
+    let d = simulation.tokens.dim();
+    let n = simulation.tokens.count();
+    let saved = twin.map_or(base.sampler.filled(), |(_, run)| base.sampler.filled().min(run.sampler.filled()));
+    let states: Vec<&[f64]> = std::iter::once(base)
+        .chain(twin.map(|(_, run)| run))
+        .flat_map(|run| (0..saved).map(|s| run.sampler.sample(s)))
+        .collect();
+    let projection = Projection::of(d, &states)?;
+    let flow = simulation.flow(&simulation.heads)?;
+    let seen = Observed::of(simulation, &flow, base, saved, &projection, outside)?;
+    let clusters = super::engine::clusters_of(simulation, &base.end);
+    let (twin_report, twin_cloud) = match twin {
+        None => (None, None),
+        Some((heads, run)) => {
+            let flow = simulation.flow(heads)?;
+            let observed = Observed::of(simulation, &flow, run, saved, &projection, outside)?;
+            let cloud = observed.cloud.clone();
+            (Some(twin_report(simulation, progress, base, run, &flow, observed, &clusters, saved)?), Some(cloud))
+        }
+    };
+    let mut warnings = simulation.warnings.clone();
+    if saved < simulation.times.len() {
+        warnings.push(format!("only {saved} of {} saved times were reached", simulation.times.len()));
+    }
+    let method = simulation.solver.method.name();
+    let mut report = SimulateReport {
+        schema: crate::run_dir::SCHEMA,
+        job: "simulate",
+        title: simulation.config.title.clone().unwrap_or_default(),
+        summary: Vec::new(),
+        warnings,
+        provenance,
+        config: simulation.config.clone(),
+        axis: Axis { name: "time", symbol: "t" },
+        tokens: TokensSummary { count: n, dim: d, strings: None, special: None },
+        projection: projection.statement.clone(),
+        attention: CloudBuilder::note(n, simulation.heads.len()).map(|note| AttentionNote { gamma: GAMMA, note }),
+        stop: Stop { reason: base.outcome.stop, time: base.outcome.t },
+        solver: SolverSummary::new(method, base.outcome.stats),
+        clusters: summarize(&flow, base, clusters),
+        series: seen.series,
+        cluster_history: seen.history,
+        twin: twin_report,
+    };
+    report.summary = super::summary::sentences(&report);
+    let times = simulation.times[..saved].to_vec();
+    Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud }, saved })
+}
+
+/// One run as observed.
+struct Observed {
+    series: Series,
+    history: ClusterHistory,
+    cloud: Cloud,
+}
+
+impl Observed {
+    fn of(
+        simulation: &Simulation,
+        flow: &AttentionFlow,
+        run: &Run,
+        saved: usize,
+        projection: &Projection,
+        outside: &mut Outside,
+    ) -> Result<Self, Unfinished> {
+        let (n, d) = (simulation.tokens.count(), simulation.tokens.dim());
+        let mut collector = Collector::new(simulation.config.observe.cluster_radius);
+        let mut cloud = CloudBuilder::new(n, projection.dim());
+        for (s, &t) in simulation.times[..saved].iter().enumerate() {
+            if let Some(interruption) = outside.watcher.interrupted() {
+                return Err(Unfinished::Stopped(interruption));
+            }
+            let state = run.sampler.sample(s);
+            collector.observe(t, TokensRef::new(d, state), attention(flow, n, t, state)?)?;
+            cloud.push(&projection.apply(d, state), &flow.projections(0, t, state), flow.kernel());
+        }
+        let (series, history, _) = collector.finish();
+        Ok(Self { series, history, cloud: cloud.finish() })
+    }
+}
+
+/// ln of the energy summed over heads, and the rank of the first head's weights.
+fn attention(flow: &AttentionFlow, n: usize, t: f64, state: &[f64]) -> Result<AttentionObservables, LabError> {
+    let energies: Option<Vec<f64>> =
+        (0..flow.heads()).map(|h| statistics::log_energy(&flow.projections(h, t, state))).collect();
+    let log_energy = energies.map(|logs| {
+        let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        top + logs.iter().map(|l| (l - top).exp()).sum::<f64>().ln()
+    });
+    let rank = match n <= MOST_TOKENS_FOR_RANK {
+        true => {
+            let weights = statistics::weights(&flow.projections(0, t, state), flow.kernel());
+            let finite = weights.as_slice().iter().all(|w| w.is_finite());
+            if finite { Some(numerical_rank(&weights)?.rank) } else { None }
+        }
+        false => None,
+    };
+    Ok(AttentionObservables { log_energy, rank })
+}
+
+fn summarize(flow: &AttentionFlow, run: &Run, clusters: Clusters) -> ClusterSummary {
+    let mut leaders: Vec<usize> = (0..flow.heads())
+        .flat_map(|h| statistics::leaders(&flow.projections(h, run.outcome.t, &run.end), flow.kernel().mask()))
+        .collect();
+    leaders.sort_unstable();
+    leaders.dedup();
+    let count = clusters.count();
+    let Clusters { radius, labels, centers, sizes } = clusters;
+    ClusterSummary { count, radius, labels, centers, sizes, leaders }
+}
+
+#[expect(clippy::too_many_arguments, reason = "both runs, both views of them, and what joins them")]
+fn twin_report(
+    simulation: &Simulation,
+    progress: &Progress,
+    base: &Run,
+    run: &Run,
+    flow: &AttentionFlow,
+    observed: Observed,
+    base_clusters: &Clusters,
+    saved: usize,
+) -> Result<TwinReport, LabError> {
+    let (paired_distance, wasserstein2) = distances(simulation, base, run, saved)?;
+    let times = &simulation.times[..saved];
+    let (values, name, source, reason) = match bound(simulation, times)? {
+        Bound::Proven { name, source, values } => (values, Some(name), Some(source), None),
+        Bound::None(reason) => (Vec::new(), None, None, Some(reason)),
+    };
+    let finite = |value: f64| Some(value).filter(|v| v.is_finite());
+    let prediction = super::cascade::predict(simulation, base_clusters)?;
+    let radius = base_clusters.radius;
+    Ok(TwinReport {
+        stop: Stop { reason: run.outcome.stop, time: run.outcome.t },
+        solver: SolverSummary::new(simulation.solver.method.name(), run.outcome.stats),
+        clusters: summarize(flow, run, super::engine::clusters_of(simulation, &run.end)),
+        series: observed.series,
+        cluster_history: observed.history,
+        cluster_time: run.events.arrival,
+        departure_time: run.events.departure,
+        second_cluster_time: progress.second.unwrap_or_default(),
+        max_distance: paired_distance.max.iter().flatten().copied().reduce(f64::max),
+        paired_distance,
+        wasserstein2,
+        bound: values.iter().map(|e| finite(e.value)).collect(),
+        log_bound: values.iter().map(|e| finite(e.ln_value)).collect(),
+        bound_name: name,
+        bound_source: source,
+        bound_reason: reason,
+        cascade: prediction.map(|p| super::cascade::report(&p, radius, &run.events.merges)),
+    })
+}
+
+/// Paired distances and exact W2 at every saved time.
+fn distances(
+    simulation: &Simulation,
+    base: &Run,
+    twin: &Run,
+    saved: usize,
+) -> Result<(PairedSeries, Vec<Option<f64>>), LabError> {
+    let d = simulation.tokens.dim();
+    let finite = |value: f64| Some(value).filter(|v| v.is_finite());
+    let (mut paired, mut wasserstein) = (PairedSeries::default(), Vec::with_capacity(saved));
+    for s in 0..saved {
+        let x = TokensRef::new(d, base.sampler.sample(s));
+        let y = TokensRef::new(d, twin.sampler.sample(s));
+        let distance = transport::paired(x, y)?;
+        paired.max.push(finite(distance.max));
+        paired.rms.push(finite(distance.rms));
+        let exact = x.count() <= MOST_TOKENS_FOR_TRANSPORT && distance.max.is_finite();
+        wasserstein.push(if exact { finite(transport::wasserstein2(x, y)?.distance) } else { None });
+    }
+    Ok((paired, wasserstein))
+}

@@ -1,0 +1,328 @@
+//! A simulation as it is meant: files read, shapes checked, defaults filled. Whatever is wrong is said here, before
+//! anything is computed or written.
+
+use std::path::{Path, PathBuf};
+
+use metastable_dynamics::attention::{AttentionKernel, Mask, Normalization};
+use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement, RescaledFlow};
+use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
+use metastable_dynamics::head::Target;
+use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
+use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Matrix, Tokens};
+
+use super::forms::{MatrixConfig, Save};
+use super::inputs::Inputs;
+use super::written::{
+    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, SimulateConfig, TargetName,
+    TimeConfig,
+};
+use crate::error::LabError;
+
+/// Relative tolerance per token where the config gives none: clusters come out to about 1e-9.
+pub const DEFAULT_RTOL: f64 = 1e-10;
+/// Absolute tolerance per token where the config gives none.
+pub const DEFAULT_ATOL: f64 = 1e-12;
+
+/// A validated simulation.
+#[derive(Debug)]
+pub struct Simulation {
+    /// The config as resolved: title and seed filled in.
+    pub config: SimulateConfig,
+    /// The initial tokens, on the sphere if that is where they live.
+    pub tokens: Tokens,
+    /// The heads of the base run.
+    pub heads: Vec<Head>,
+    /// The heads of the twin, if any update was given.
+    pub adapted: Option<Vec<Head>>,
+    /// The kernel.
+    pub kernel: AttentionKernel,
+    /// Times to save, the first is 0.
+    pub times: Vec<f64>,
+    /// How to integrate.
+    pub solver: SolverOptions,
+    /// The cascade's data, if its theorem applies.
+    pub cascade: Option<super::cascade::Setting>,
+    /// Files that were read, by the names that the config gives them.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Things the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Simulation {
+    /// Validates a written config; relative files are looked up in `folder`, errors name `file`.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the key and what was expected; file errors naming the file.
+    pub fn new(mut config: SimulateConfig, file: &Path) -> Result<Self, LabError> {
+        if config.title.is_none() {
+            config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        }
+        let mut inputs = Inputs::new(file);
+        let mut warnings = Vec::new();
+        let tokens = super::seed::tokens(&config, &mut inputs)?;
+        let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;
+        if config.head.is_empty() {
+            return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
+        }
+        let read_head = |(h, head): (usize, &HeadConfig)| read_head(h, head, tokens.dim(), &mut inputs);
+        let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
+        let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
+        let kernel = kernel(&config.kernel, &inputs)?;
+        let times = times(&config.time, &inputs)?;
+        let solver = solver(&config.time, &inputs)?;
+        if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
+            let found = config.observe.cluster_radius.to_string();
+            return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
+        }
+        if config.space.coordinates == Coordinates::Rescaled && config.space.geometry == GeometryName::Sphere {
+            return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));
+        }
+        let inputs_read = inputs.files();
+        let mut simulation =
+            Self { config, tokens, heads, adapted, kernel, times, solver, cascade: None, inputs: inputs_read, warnings };
+        simulation.flow(&simulation.heads).map_err(|source| inputs.refused("head", source))?;
+        simulation.cascade = super::cascade::setting(&simulation, &inputs)?;
+        Ok(simulation)
+    }
+
+    /// The flow of these tokens under `heads`.
+    ///
+    /// # Errors
+    /// [`DynamicsError`] if heads, kernel and coordinates do not fit together.
+    pub fn flow(&self, heads: &[Head]) -> Result<AttentionFlow, DynamicsError> {
+        let n = self.tokens.count();
+        if self.config.space.coordinates == Coordinates::Rescaled {
+            let [head] = heads else {
+                return Err(DynamicsError::Domain {
+                    name: "space.coordinates".into(),
+                    expected: "one head for \"rescaled\"".into(),
+                    found: format!("{} heads", heads.len()),
+                });
+            };
+            let flow = match self.layer_step() {
+                Some(step) => RescaledFlow::layers(head.clone(), self.kernel, n, step)?,
+                None => RescaledFlow::new(head.clone(), self.kernel, n)?,
+            };
+            return Ok(AttentionFlow::Rescaled(Box::new(flow)));
+        }
+        let placement = match (self.config.space.geometry, self.config.time.layers) {
+            (GeometryName::Sphere, None) => Placement::Tangent,
+            _ => Placement::Ambient,
+        };
+        Ok(AttentionFlow::Particle(ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?))
+    }
+
+    /// The space of the cloud.
+    pub fn geometry(&self) -> Box<dyn Geometry> {
+        match self.config.space.geometry {
+            GeometryName::Euclidean => Box::new(Euclidean),
+            GeometryName::Sphere => Box::new(Spheres { dim: self.tokens.dim() }),
+        }
+    }
+
+    /// The step T / L of discrete layers.
+    pub fn layer_step(&self) -> Option<f64> {
+        self.config.time.layers.map(|layers| self.config.time.end / f64::from(layers))
+    }
+}
+
+/// Puts tokens on the space they live in; says so if that moves them.
+fn place(
+    tokens: Tokens,
+    geometry: GeometryName,
+    inputs: &Inputs,
+    warnings: &mut Vec<String>,
+) -> Result<Tokens, LabError> {
+    if geometry == GeometryName::Euclidean {
+        return Ok(tokens);
+    }
+    let dim = tokens.dim();
+    let norms = tokens.view().iter().map(metastable_dynamics::linalg::norm);
+    let worst = norms.map(|norm| (norm - 1.0).abs()).fold(0.0, f64::max);
+    let mut values = tokens.into_vec();
+    Spheres { dim }.retract(&mut values);
+    if worst > 1e-6 {
+        warnings.push(format!("the initial tokens were normalised to the unit sphere (largest | |x| - 1 | = {worst:.3})"));
+    }
+    Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
+}
+
+fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
+    let key = |name: &str| format!("head[{h}].{name}");
+    let query = inputs.matrix(&key("query"), &written.query, Some(d), d)?;
+    let fixed = |matrix: &MatrixConfig| {
+        let scalar = matches!(matrix, MatrixConfig::Identity | MatrixConfig::Zero | MatrixConfig::Scalar(_));
+        scalar.then_some(d)
+    };
+    let key_matrix = inputs.matrix(&key("key"), &written.key, fixed(&written.key), d)?;
+    let value = inputs.matrix(&key("value"), &written.value, fixed(&written.value), d)?;
+    let output = match &written.output {
+        Some(output) => Some(inputs.matrix(&key("output"), output, Some(d), value.rows())?),
+        None => None,
+    };
+    Head::new(query, key_matrix, value, output).map_err(|source| inputs.refused(&format!("head[{h}]"), source))
+}
+
+/// Adds every update to the heads it names.
+fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
+    if loras.is_empty() {
+        return Ok(None);
+    }
+    let mut adapted = heads.to_vec();
+    for (l, lora) in loras.iter().enumerate() {
+        if lora.target.is_empty() {
+            return Err(inputs.wrong(&format!("lora[{l}].target"), "\"query\", \"key\" or \"value\"", "an empty list"));
+        }
+        let chosen: Vec<usize> = lora.heads.clone().unwrap_or_else(|| (0..heads.len()).collect());
+        if let Some(h) = chosen.iter().find(|h| **h >= heads.len()) {
+            return Err(inputs.wrong(&format!("lora[{l}].heads"), format!("head numbers below {}", heads.len()), h));
+        }
+        for target in &lora.target.0 {
+            let target = match target {
+                TargetName::Query => Target::Query,
+                TargetName::Key => Target::Key,
+                TargetName::Value => Target::Value,
+            };
+            for &h in &chosen {
+                let update = read_update(l, lora, target, &heads[h], inputs)?;
+                adapted[h] = adapted[h]
+                    .updated(target, &update)
+                    .map_err(|source| inputs.refused(&format!("lora[{l}]"), source))?;
+            }
+        }
+    }
+    Ok(Some(adapted))
+}
+
+fn read_update(
+    l: usize,
+    lora: &LoraConfig,
+    target: Target,
+    head: &Head,
+    inputs: &mut Inputs,
+) -> Result<LowRankUpdate, LabError> {
+    let key = |name: &str| format!("lora[{l}].{name}");
+    let matrix = match target {
+        Target::Query => head.query(),
+        Target::Key => head.key(),
+        Target::Value => head.value(),
+    };
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    match (&lora.a, &lora.b, &lora.delta) {
+        (None, None, Some(delta)) => {
+            if lora.alpha.is_some() || lora.rslora {
+                return Err(inputs.wrong(&key("delta"), "no alpha or rslora beside a dense update", "both"));
+            }
+            Ok(LowRankUpdate::dense(inputs.matrix(&key("delta"), delta, Some(rows), columns)?))
+        }
+        (Some(a), Some(b), None) => {
+            let a = inputs.matrix(&key("a"), a, None, columns)?;
+            let b = inputs.matrix(&key("b"), b, Some(rows), a.rows())?;
+            let rank = a.rows() as f64;
+            let alpha = lora.alpha.unwrap_or(rank);
+            if !alpha.is_finite() {
+                return Err(inputs.wrong(&key("alpha"), "a finite number", alpha));
+            }
+            let scale = if lora.rslora { alpha / rank.sqrt() } else { alpha / rank };
+            LowRankUpdate::new(&a, &b, scale).map_err(|source| inputs.refused(&format!("lora[{l}]"), source))
+        }
+        _ => Err(inputs.wrong(&format!("lora[{l}]"), "either a and b, or delta", "another combination")),
+    }
+}
+
+fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
+    if written.bias.is_some() && written.normalization != NormalizationName::Sigmoid {
+        return Err(inputs.wrong("kernel.bias", "a sigmoid normalization beside it", "another normalization"));
+    }
+    let normalization = match written.normalization {
+        NormalizationName::Softmax => Normalization::Softmax,
+        NormalizationName::Exponential => Normalization::Exponential,
+        NormalizationName::Sigmoid => Normalization::Sigmoid { bias: written.bias.unwrap_or(0.0) },
+        NormalizationName::Linear => Normalization::Linear,
+        NormalizationName::Hardmax => Normalization::Hardmax,
+    };
+    AttentionKernel::new(written.score, normalization, written.mask, written.beta)
+        .map_err(|source| inputs.refused("kernel", source))
+}
+
+fn times(written: &TimeConfig, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+    let end = written.end;
+    if !(end > 0.0 && end.is_finite()) {
+        return Err(inputs.wrong("time.end", "a positive number", end));
+    }
+    match &written.save {
+        Save::Count(count) if *count >= 2 => {
+            let last = (*count - 1) as f64;
+            Ok((0..*count).map(|k| if k + 1 == *count { end } else { end * (k as f64 / last) }).collect())
+        }
+        Save::Count(count) => Err(inputs.wrong("time.save", "at least 2 times", count)),
+        Save::Times(times) => {
+            let increasing = times.windows(2).all(|pair| pair[0] < pair[1]);
+            let inside = times.iter().all(|t| (0.0..=end).contains(t));
+            if times.is_empty() || !increasing || !inside {
+                return Err(inputs.wrong("time.save", format!("increasing times in [0, {end}]"), format!("{times:?}")));
+            }
+            let mut times = times.clone();
+            if times[0] > 0.0 {
+                times.insert(0, 0.0);
+            }
+            if times.last().is_some_and(|t| *t < end) {
+                times.push(end);
+            }
+            Ok(times)
+        }
+    }
+}
+
+fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
+    let positive = |name: &str, value: Option<f64>| match value {
+        Some(v) if !(v > 0.0 && v.is_finite()) => Err(inputs.wrong(&format!("time.{name}"), "a positive number", v)),
+        other => Ok(other),
+    };
+    let (dt, rtol, atol) =
+        (positive("dt", written.dt)?, positive("rtol", written.rtol)?, positive("atol", written.atol)?);
+    let stationary = positive("stationary", written.stationary)?;
+    let (method, step) = match written.layers {
+        Some(layers) => {
+            if layers == 0 || dt.is_some() || rtol.or(atol).is_some() || written.method.is_some_and(|m| m != Method::Euler)
+            {
+                return Err(inputs.wrong("time.layers", "a positive number, without dt, tolerances or another method", layers));
+            }
+            (Method::Euler, StepSize::Fixed(written.end / f64::from(layers)))
+        }
+        None => {
+            let method = written.method.unwrap_or(Method::Tsit5);
+            let fixed = matches!(method, Method::Euler | Method::Heun | Method::Rk4);
+            match dt {
+                Some(_) if rtol.or(atol).is_some() => {
+                    return Err(inputs.wrong("time.dt", "either a fixed step dt, or rtol and atol", "both"));
+                }
+                Some(dt) => (method, StepSize::Fixed(dt)),
+                None if fixed => return Err(inputs.wrong("time.dt", "a step for a fixed-step method", "none")),
+                None => {
+                    let (rtol, atol) = (rtol.unwrap_or(DEFAULT_RTOL), atol.unwrap_or(DEFAULT_ATOL));
+                    (method, StepSize::Adaptive { rtol, atol })
+                }
+            }
+        }
+    };
+    if written.max_steps == Some(0) {
+        return Err(inputs.wrong("time.max_steps", "a positive number", 0));
+    }
+    let mut options = SolverOptions::with_step(method, step);
+    options.max_steps = written.max_steps.unwrap_or(options.max_steps);
+    options.stationary = stationary;
+    options.validate().map_err(|source| inputs.refused("time", source))?;
+    Ok(options)
+}
+
+/// Whether a mask hides anything; the proven envelopes hold under either.
+pub fn is_causal(simulation: &Simulation) -> bool {
+    simulation.kernel.mask() == Mask::Causal
+}
+
+/// c if the matrix is c·I.
+pub fn scalar_of(matrix: &Matrix) -> Option<f64> {
+    let c = matrix.at(0, 0);
+    (*matrix == Matrix::scaled_identity(matrix.rows(), c)).then_some(c)
+}

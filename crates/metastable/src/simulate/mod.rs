@@ -1,0 +1,169 @@
+//! The job `simulate`: attention flows of a cloud of tokens, and of its twin under a LoRA adapter.
+//!
+//! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
+//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`] and [`seed`] serve the first arrow,
+//! [`cascade`], [`merges`] and [`bound`] the twin, [`display`] the page, [`summary`] the reader.
+
+pub mod assemble;
+pub mod bound;
+pub mod cascade;
+pub mod display;
+pub mod engine;
+pub mod field;
+pub mod forms;
+pub mod inputs;
+pub mod meant;
+pub mod merges;
+pub mod report;
+pub mod seed;
+pub mod summary;
+pub mod written;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use meant::Simulation;
+pub use written::SimulateConfig;
+
+use crate::arrays::{Tensor, TensorData, safetensors_bytes};
+use crate::document::{read_document, to_toml};
+use crate::error::LabError;
+use crate::observables::Series;
+use crate::provenance::{Provenance, fingerprint};
+use crate::publish;
+use crate::run_dir::{Checkpoint, Existing, RunDir};
+use crate::table::{Column, Table};
+use crate::watch::Watcher;
+use engine::{Outside, Progress, Unfinished};
+
+/// What a face asks for.
+#[derive(Debug, Clone)]
+pub struct SimulateRequest {
+    /// The config file.
+    pub config: PathBuf,
+    /// `--set key=value` overrides.
+    pub overrides: Vec<String>,
+    /// Overrides the config's seed.
+    pub seed: Option<u64>,
+    /// The run folder.
+    pub output: PathBuf,
+    /// What to do if it exists.
+    pub existing: Existing,
+}
+
+/// Reads and validates a config without running it.
+///
+/// # Errors
+/// [`LabError`] naming file, key, what was expected and found.
+pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Simulation, LabError> {
+    let mut written: SimulateConfig = read_document(config, overrides)?;
+    written.seed = seed.unwrap_or(written.seed);
+    Simulation::new(written, config)
+}
+
+/// Runs a simulation into its run folder, continuing an interrupted one.
+///
+/// # Errors
+/// [`LabError`]; [`LabError::Stopped`] after the watcher asked to stop and the state was saved.
+pub fn run(request: &SimulateRequest, watcher: &mut dyn Watcher) -> Result<report::SimulateReport, LabError> {
+    let simulation = load(&request.config, &request.overrides, request.seed)?;
+    let resolved = to_toml(&simulation.config)?;
+    let provenance = provenance_of(&simulation)?;
+    let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint(&resolved, &provenance))?;
+    let mut progress = take_up(&folder, watcher)?;
+    folder.write("config.resolved.toml", resolved.as_bytes())?;
+    let outcome = {
+        let mut save = |progress: &Progress| folder.save_checkpoint(&to_bytes(progress));
+        let mut outside = Outside::new(watcher, &mut save);
+        engine::integrate(&simulation, &mut progress, &mut outside)
+            .and_then(|()| assemble::assemble(&simulation, &progress, provenance, &mut outside))
+    };
+    let assembled = match outcome {
+        Ok(assembled) => assembled,
+        Err(Unfinished::Failed(error)) => return Err(error),
+        Err(Unfinished::Stopped(interruption)) => {
+            return Err(LabError::Stopped { folder: request.output.clone(), interruption });
+        }
+    };
+    watcher.progress(1.0, "writing the report");
+    publish(&mut folder, &simulation, &progress, &assembled)?;
+    folder.finish()?;
+    Ok(assembled.report)
+}
+
+/// The input files by the paths that the config gives.
+fn provenance_of(simulation: &Simulation) -> Result<Provenance, LabError> {
+    let mut provenance = Provenance::new(simulation.config.seed, "f64");
+    for (name, file) in &simulation.inputs {
+        provenance.add_input(name, file)?;
+    }
+    Ok(provenance)
+}
+
+/// The progress of an interrupted run, or a fresh one.
+fn take_up(folder: &RunDir, watcher: &mut dyn Watcher) -> Result<Progress, LabError> {
+    match folder.load_checkpoint()? {
+        Checkpoint::Intact(bytes) => match postcard::from_bytes(&bytes) {
+            Ok(progress) => return Ok(progress),
+            Err(error) => watcher.notice(&format!("the checkpoint cannot be read ({error}): starting over")),
+        },
+        Checkpoint::Damaged(reason) => watcher.notice(&format!("the checkpoint is damaged ({reason}): starting over")),
+        Checkpoint::Absent => {}
+    }
+    Ok(Progress::default())
+}
+
+fn to_bytes(progress: &Progress) -> Vec<u8> {
+    postcard::to_stdvec(progress).expect("numbers, lists and enums always serialise")
+}
+
+fn publish(
+    folder: &mut RunDir,
+    simulation: &Simulation,
+    progress: &Progress,
+    assembled: &assemble::Assembled,
+) -> Result<(), LabError> {
+    let (n, d, saved) = (simulation.tokens.count(), simulation.tokens.dim(), assembled.saved);
+    let states = |run: &engine::Run| run.sampler.values()[..saved * n * d].to_vec();
+    let base = progress.base.as_ref().map(states).unwrap_or_default();
+    let twin = progress.twin.as_ref().map(states);
+    let shape = [saved, n, d];
+    let mut tensors = vec![
+        Tensor::new("time", &[saved], TensorData::F64(&simulation.times[..saved])),
+        Tensor::new("tokens", &shape, TensorData::F64(&base)),
+    ];
+    if let Some(twin) = &twin {
+        tensors.push(Tensor::new("tokens_lora", &shape, TensorData::F64(twin)));
+    }
+    folder.write("trajectory.safetensors", &safetensors_bytes(&tensors, &BTreeMap::new()))?;
+    folder.write("metrics.parquet", &metrics(&assembled.report)?.to_parquet()?)?;
+    publish::publish(folder, &assembled.report, &assembled.display)
+}
+
+/// The series as one table: a row per run and saved time.
+fn metrics(report: &report::SimulateReport) -> Result<Table, LabError> {
+    let twin = report.twin.as_ref();
+    let runs: Vec<(&str, &Series)> =
+        std::iter::once(("base", &report.series)).chain(twin.map(|twin| ("lora", &twin.series))).collect();
+    let mut table = Table::new("metrics");
+    let names = runs.iter().flat_map(|(name, series)| series.t.iter().map(|_| name.to_string())).collect();
+    table.push("run", Column::Text(names))?;
+    for (c, (name, _)) in report.series.columns().iter().enumerate() {
+        let values = runs.iter().flat_map(|(_, series)| series.columns().swap_remove(c).1).collect();
+        table.push(name, Column::Float(values))?;
+    }
+    if let Some(twin) = twin {
+        let rows = report.series.t.len();
+        let mut beside = |name: &str, values: &[Option<f64>]| {
+            let mut column = vec![None; rows];
+            column.extend(values.iter().copied());
+            column.resize(2 * rows, None);
+            table.push(name, Column::Float(column))
+        };
+        beside("paired_max", &twin.paired_distance.max)?;
+        beside("paired_rms", &twin.paired_distance.rms)?;
+        beside("wasserstein2", &twin.wasserstein2)?;
+        beside("bound", &twin.bound)?;
+    }
+    Ok(table)
+}

@@ -1,0 +1,316 @@
+//! The config of `simulate` as a user writes it; [`super::meant`] turns it into what is run.
+
+use metastable_dynamics::attention::{Mask, Score};
+use metastable_dynamics::solver::Method;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::forms::{MatrixConfig, OneOrMany, Save};
+
+/// A simulation: tokens, heads, kernel, space, time, and optionally a LoRA adapter for a twin run.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SimulateConfig {
+    /// Shown on the report; the config's file name by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Seed of the initial tokens.
+    #[serde(default)]
+    pub seed: u64,
+    /// Number format of the state.
+    #[serde(default)]
+    pub precision: Precision,
+    /// The initial tokens.
+    pub tokens: TokensConfig,
+    /// The heads; one identity head by default.
+    #[serde(default = "one_identity_head")]
+    pub head: Vec<HeadConfig>,
+    /// Score, normalization, mask and beta.
+    #[serde(default)]
+    pub kernel: KernelConfig,
+    /// Where tokens live.
+    #[serde(default)]
+    pub space: SpaceConfig,
+    /// How long, with which method, what to save.
+    pub time: TimeConfig,
+    /// Low-rank updates; with any, a twin run is made from the same tokens.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub lora: OneOrMany<LoraConfig>,
+    /// What is measured.
+    #[serde(default)]
+    pub observe: ObserveConfig,
+}
+
+fn one_identity_head() -> Vec<HeadConfig> {
+    vec![HeadConfig::default()]
+}
+
+/// Number format of the state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 64-bit floating point.
+    #[default]
+    F64,
+}
+
+/// The initial tokens: exactly one of `file`, `values` and `law`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// A `.npy` or `.safetensors` file of shape [n, d], relative to the config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The tensor's name in a `.safetensors` file of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor: Option<String>,
+    /// One row a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Vec<f64>>>,
+    /// A law to draw from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub law: Option<Law>,
+    /// Number of tokens to draw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<usize>,
+    /// Dimension of tokens to draw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d: Option<usize>,
+    /// Lower side of the box of the uniform law; -1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// Upper side of the box of the uniform law; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
+    /// Mean of the Gaussian law, [d]; zero by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f64>>,
+    /// Covariance of the Gaussian law, [d, d], symmetric; the identity by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covariance: Option<MatrixConfig>,
+}
+
+/// A law of initial tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Law {
+    /// Independent, uniform in the box [low, high]^d.
+    Uniform,
+    /// Independent N(mean, covariance).
+    Gaussian,
+    /// Independent, uniform on the unit sphere of R^d.
+    Sphere,
+    /// The first n vectors of the standard basis (n <= d).
+    Orthonormal,
+}
+
+/// One head: scores <Q x, K y>, messages W V y.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Q, [k, d].
+    #[serde(default)]
+    pub query: MatrixConfig,
+    /// K, [k, d].
+    #[serde(default)]
+    pub key: MatrixConfig,
+    /// V, [d, d], or [m, d] with an output matrix.
+    #[serde(default)]
+    pub value: MatrixConfig,
+    /// W, [d, m]; the identity if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<MatrixConfig>,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        let identity = MatrixConfig::default();
+        Self { query: identity.clone(), key: identity.clone(), value: identity, output: None }
+    }
+}
+
+/// The kernel: S_ij = beta·score(Q x_i, K x_j), weights by `normalization`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelConfig {
+    /// "dot" <Qx, Ky> or "squared_distance" -|Qx - Ky|².
+    #[serde(default = "dot")]
+    #[schemars(with = "String")]
+    pub score: Score,
+    /// How scores become weights.
+    #[serde(default)]
+    pub normalization: NormalizationName,
+    /// "full" or "causal".
+    #[serde(default = "full")]
+    #[schemars(with = "String")]
+    pub mask: Mask,
+    /// Multiplies the score.
+    #[serde(default = "one")]
+    pub beta: f64,
+    /// Added to every score of the sigmoid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<f64>,
+}
+
+fn dot() -> Score {
+    Score::Dot
+}
+
+fn full() -> Mask {
+    Mask::Full
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self { score: dot(), normalization: NormalizationName::default(), mask: full(), beta: one(), bias: None }
+    }
+}
+
+/// How scores become weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NormalizationName {
+    /// Row-normalised exponentials.
+    #[default]
+    Softmax,
+    /// Exponentials averaged over the visible tokens.
+    Exponential,
+    /// Logistic function averaged over the visible tokens.
+    Sigmoid,
+    /// Scores averaged over the visible tokens.
+    Linear,
+    /// The mean over the arg-max set.
+    Hardmax,
+}
+
+/// Where tokens live.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpaceConfig {
+    /// "euclidean" or "sphere".
+    #[serde(default)]
+    pub geometry: GeometryName,
+    /// "plain", or "rescaled": z = exp(-tV) x.
+    #[serde(default)]
+    pub coordinates: Coordinates,
+}
+
+/// The space of one token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GeometryName {
+    /// R^d.
+    #[default]
+    Euclidean,
+    /// The unit sphere of R^d.
+    Sphere,
+}
+
+/// The coordinates of the flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Coordinates {
+    /// Tokens themselves.
+    #[default]
+    Plain,
+    /// z = exp(-tV) x, one head.
+    Rescaled,
+}
+
+/// How long, with which method, what to save.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeConfig {
+    /// The final time T.
+    pub end: f64,
+    /// How many equally spaced times to save (at least 2), or an increasing list of times in [0, end].
+    #[serde(default)]
+    pub save: Save,
+    /// "euler", "heun", "rk4" (with dt), "tsit5", "dopri5", "dop853" (with rtol and atol, or dt).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub method: Option<Method>,
+    /// Fixed step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dt: Option<f64>,
+    /// Relative tolerance of adaptive methods, per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtol: Option<f64>,
+    /// Absolute tolerance of adaptive methods, per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atol: Option<f64>,
+    /// Discrete residual layers instead of a flow: L steps of size end / L (then normalised on the sphere).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
+    /// Give up after this many steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Stop when no token moves faster than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stationary: Option<f64>,
+}
+
+/// A LoRA update of query, key or value matrices.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Which matrix, or a list of them (the same update for each).
+    pub target: OneOrMany<TargetName>,
+    /// Which heads; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Vec<usize>>,
+    /// A, [r, d_in].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub a: Option<MatrixConfig>,
+    /// B, [d_out, r].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub b: Option<MatrixConfig>,
+    /// The scale is alpha / r; r by default, that is, scale 1.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "lora_alpha")]
+    pub alpha: Option<f64>,
+    /// Scale alpha / sqrt(r) instead.
+    #[serde(default)]
+    pub rslora: bool,
+    /// The dense update, instead of a and b.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<MatrixConfig>,
+}
+
+/// A matrix that LoRA may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetName {
+    /// Q.
+    Query,
+    /// K.
+    Key,
+    /// V.
+    Value,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObserveConfig {
+    /// Tokens closer than this are linked into one cluster; also the distance that counts as departure.
+    #[serde(default = "default_cluster_radius")]
+    pub cluster_radius: f64,
+    /// The slow-time cascade of a twin: computed where it applies unless set; an error where set and it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<bool>,
+}
+
+fn default_cluster_radius() -> f64 {
+    0.1
+}
+
+impl Default for ObserveConfig {
+    fn default() -> Self {
+        Self { cluster_radius: default_cluster_radius(), cascade: None }
+    }
+}
+
