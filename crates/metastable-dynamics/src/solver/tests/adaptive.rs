@@ -71,6 +71,7 @@ fn the_cost_of_a_decay_is_known() {
         .iter()
         .map(|&method| {
             let (outcome, y) = solve(&decay(), SolverOptions::adaptive(method, 1e-8, 1e-8), vec![1.0], 10.0);
+            assert!((y[0] - (-10f64).exp()).abs() < 1e-8);
             outcome.stats
         })
         .collect();
