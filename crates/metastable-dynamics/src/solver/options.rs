@@ -55,7 +55,7 @@ pub struct SolverOptions {
 impl SolverOptions {
     /// The default of `max_steps`.
     pub const MAX_STEPS: u64 = 10_000_000;
-    /// The default of `max_rejections`: 50 halvings and more cross the whole range from 1 to machine precision.
+    /// The default of `max_rejections`: each shrinks the step, mostly fivefold, and 5^-50 is beyond any rounding.
     pub const MAX_REJECTIONS: u32 = 50;
     /// The default of `escape_norm`: squares of such entries still are finite.
     pub const ESCAPE_NORM: f64 = 1e150;

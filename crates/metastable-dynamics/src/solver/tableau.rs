@@ -402,6 +402,8 @@ mod tests {
 
     /// Tsitouras (2011), as factored in diffrax's `_Tsit5Interpolation` 0.7.2 and DifferentialEquations.jl.
     #[test]
+    // The digits are kept as published.
+    #[allow(clippy::excessive_precision)]
     fn the_interpolant_of_tsitouras_is_the_published_one() {
         let mut weights = [0.0; 7];
         for x in [0.1_f64, 0.4, 0.73, 1.0] {
