@@ -1,10 +1,12 @@
 //! The shape of one cloud: cosines, extent, anisotropy, effective rank.
 
+use std::ops::ControlFlow;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::hull::hull_vertices;
-use super::pairs::Columns;
+use super::pairs::{Columns, extremes};
 use crate::error::DynamicsError;
 use crate::linalg::{Matrix, dot, norm};
 use crate::tokens::TokensRef;
@@ -87,9 +89,10 @@ pub fn extreme_cosines(tokens: TokensRef<'_>) -> Option<(f64, f64)> {
     let columns = Columns::new(units);
     let row = |i: usize| {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        columns.products(units.token(i), i + 1, |_, cosine| {
-            low = if cosine < low { cosine } else { low };
-            high = if cosine > high { cosine } else { high };
+        columns.products(units.token(i), i + 1, |_, tile| {
+            let (least, largest) = extremes(tile);
+            (low, high) = (low.min(least), high.max(largest));
+            ControlFlow::Continue(())
         });
         (low, high)
     };
@@ -129,9 +132,10 @@ pub fn diameter(tokens: TokensRef<'_>) -> f64 {
     }
     let columns = Columns::new(tokens);
     let row = |i: usize| {
-        let mut largest = 0.0;
-        columns.squared_distances(tokens.token(i), i + 1, |_, squared| {
-            largest = if squared > largest { squared } else { largest };
+        let mut largest = 0.0_f64;
+        columns.squared_distances(tokens.token(i), i + 1, |_, tile| {
+            largest = largest.max(extremes(tile).1);
+            ControlFlow::Continue(())
         });
         largest
     };

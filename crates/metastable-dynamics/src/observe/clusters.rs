@@ -3,11 +3,12 @@
 //! Not here: how clusters persist in time, see [`super::tracking`].
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::pairs::Columns;
+use super::pairs::{Columns, extremes};
 use crate::linalg::squared_distance;
 use crate::tokens::TokensRef;
 
@@ -233,10 +234,13 @@ fn link_by_pairs(tokens: TokensRef<'_>, finite: &[usize], radius: f64, forest: &
             .into_par_iter()
             .map(|i| {
                 let mut neighbours = Vec::new();
-                columns.squared_distances(tokens.token(finite[i]), i + 1, |j, squared| {
-                    if squared <= limit && roots[j] != roots[i] {
-                        neighbours.push(j);
+                columns.squared_distances(tokens.token(finite[i]), i + 1, |start, tile| {
+                    if extremes(tile).0 <= limit {
+                        let near =
+                            (start..).zip(tile).filter(|(j, squared)| **squared <= limit && roots[*j] != roots[i]);
+                        neighbours.extend(near.map(|(j, _)| j));
                     }
+                    ControlFlow::Continue(())
                 });
                 neighbours
             })

@@ -4,8 +4,15 @@
 //! edge or a face does not create vertices, and clouds that are a point, a segment or a polygon in space need no care.
 //! The method needs no facets (Clarkson 1994): keep a set E of vertices; a token is either inside conv(E), or Wolfe's
 //! nearest-point method gives a direction in which it sticks out, and the farthest token in that direction is a new
-//! vertex. A last pass removes from E what lies in the hull of the rest.
+//! vertex. A last pass removes from E what lies in the hull of the rest. Tokens that are strictly farthest in their own
+//! direction from the mean or the origin are vertices without further search; on spheres these are all.
 
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+
+use super::cloud::mean_token;
+use super::pairs::Columns;
 use crate::linalg::{dot, norm, squared_distance};
 use crate::tokens::TokensRef;
 
@@ -15,7 +22,8 @@ pub const HULL_TOLERANCE: f64 = 1e-9;
 /// The number of vertices of the convex hull of the tokens, for d = 1, 2, 3.
 ///
 /// A vertex is farther than [`HULL_TOLERANCE`]·max_i |x_i - x_1| from the hull of the other vertices; equal tokens count
-/// once, so all equal: 1, collinear: 2. O(n h) with h vertices, times the few steps of the nearest-point search.
+/// once, so all equal: 1, collinear: 2. O(n h) with h vertices, times the few steps of the nearest-point search, after
+/// a scan of at worst O(n²).
 /// `None` for d > 3 or tokens that are not finite.
 ///
 /// # Example
@@ -38,8 +46,12 @@ pub fn hull_vertices(tokens: TokensRef<'_>) -> Option<usize> {
         return Some(1);
     }
     let tolerance = HULL_TOLERANCE * extent;
-    let mut vertices = vec![farthest(tokens, |x| squared_distance(x, first))];
-    for i in 0..tokens.count() {
+    let certain = farthest_in_own_direction(tokens, tolerance);
+    let mut vertices: Vec<usize> = (0..tokens.count()).filter(|&i| certain[i]).collect();
+    if vertices.is_empty() {
+        vertices.push(farthest(tokens, |x| squared_distance(x, first)));
+    }
+    for i in (0..tokens.count()).filter(|&i| !certain[i]) {
         while let Some(direction) = separation(tokens, &vertices, tokens.token(i), tolerance) {
             let found = farthest(tokens, |x| dot(&direction, x));
             let new = if vertices.contains(&found) { i } else { found };
@@ -49,7 +61,30 @@ pub fn hull_vertices(tokens: TokensRef<'_>) -> Option<usize> {
             }
         }
     }
-    Some(prune(tokens, vertices, tolerance))
+    Some(prune(tokens, vertices, &certain, tolerance))
+}
+
+/// For each token whether it beats all others by more than the tolerance in its direction from the mean or from the
+/// origin. O(n²) at worst; a scan ends with the first rival, for inner tokens within the first tile or two.
+fn farthest_in_own_direction(tokens: TokensRef<'_>, tolerance: f64) -> Vec<bool> {
+    // Offsets from a token keep the digits of small clouds far from the origin.
+    let first = tokens.token(0);
+    let offsets: Vec<f64> = tokens.iter().flat_map(|x| x.iter().zip(first).map(|(x, f)| x - f)).collect();
+    let offsets = TokensRef::new(tokens.dim(), &offsets);
+    let columns = Columns::new(offsets);
+    let centers = [mean_token(offsets), first.iter().map(|f| -f).collect()];
+    let beats_all = |i: usize, center: &[f64]| {
+        let direction: Vec<f64> = offsets.token(i).iter().zip(center).map(|(x, c)| x - c).collect();
+        let limit = dot(&direction, offsets.token(i)) - tolerance * norm(&direction);
+        let mut reached = 0;
+        columns.products(&direction, 0, |_, tile| {
+            reached += tile.iter().filter(|value| **value >= limit).count();
+            if reached > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        reached == 1
+    };
+    let is_farthest = |i: usize| centers.iter().any(|center| beats_all(i, center));
+    (0..tokens.count()).into_par_iter().map(is_farthest).collect()
 }
 
 /// The first token with the largest value.
@@ -64,10 +99,14 @@ fn farthest(tokens: TokensRef<'_>, value: impl Fn(&[f64]) -> f64) -> usize {
     best.0
 }
 
-/// Removes, in order, the points within the tolerance of the hull of the rest, and counts what stays.
-fn prune(tokens: TokensRef<'_>, mut vertices: Vec<usize>, tolerance: f64) -> usize {
+/// Removes, in order, the uncertain points within the tolerance of the hull of the rest, and counts what stays.
+fn prune(tokens: TokensRef<'_>, mut vertices: Vec<usize>, certain: &[bool], tolerance: f64) -> usize {
     let mut k = 0;
     while k < vertices.len() && vertices.len() > 1 {
+        if certain[vertices[k]] {
+            k += 1;
+            continue;
+        }
         let candidate = vertices.remove(k);
         if separation(tokens, &vertices, tokens.token(candidate), tolerance).is_some() {
             vertices.insert(k, candidate);
@@ -243,6 +282,14 @@ mod tests {
             let values = random::sphere(seed, n, d);
             prop_assert_eq!(hull_vertices(TokensRef::new(d, &values)), Some(n));
         }
+    }
+
+    #[test]
+    fn a_small_cloud_far_away_keeps_its_vertices() {
+        // A lattice of 3 x 3 x 3 points of step 2^-20 at distance 1e5, all exact in f64: a cube.
+        let at = |k: usize| 1e5 + (k % 3) as f64 * 2.0_f64.powi(-20);
+        let cube: Vec<f64> = (0..27).flat_map(|k| [at(k), at(k / 3), at(k / 9)]).collect();
+        assert_eq!(hull_vertices(TokensRef::new(3, &cube)), Some(8));
     }
 
     #[test]
