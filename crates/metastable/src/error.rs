@@ -4,7 +4,7 @@
 //! [`LabError::kind`] is what a face turns into an exit code or an exception.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use metastable_dynamics::DynamicsError;
 
@@ -268,6 +268,11 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// A value of a configuration that is read but makes no sense.
+    pub(crate) fn wrong_value(file: &Path, key: &str, expected: String, found: String) -> Self {
+        Self::WrongValue { file: file.to_owned(), location: Location(None), key: key.into(), expected, found }
+    }
+
     /// What kind of trouble this is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -9,8 +9,12 @@
 pub mod arrays;
 pub mod document;
 pub mod error;
+pub mod observables;
 pub mod provenance;
+pub mod publish;
+pub mod render;
 pub mod run_dir;
+pub mod simulate;
 pub mod table;
 pub mod threads;
 pub mod watch;

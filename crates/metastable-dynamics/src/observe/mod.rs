@@ -15,3 +15,9 @@ pub mod rank;
 pub mod stability;
 pub mod tracking;
 pub mod twin;
+
+pub use cloud::CloudShape;
+pub use clusters::{Clusters, single_linkage};
+pub use rank::numerical_rank;
+pub use tracking::{ClusterEvent, Tracker};
+pub use twin::{Assignment, BracketedTime};

@@ -19,7 +19,7 @@ pub(super) const STATE: &str = "checkpoint/state.bin";
 /// Folders of a run, with the endings of the files we put there.
 const FOLDERS: [(&str, &[&str]); 2] = [("figures", &["svg", "png", "csv"]), (CHECKPOINT_FOLDER, &["", "bin"])];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     REPORT,
     "report.html",
     "report.md",
@@ -30,6 +30,7 @@ const FILES: [&str; 12] = [
     "layers.csv",
     "heads.parquet",
     "heads.csv",
+    "display.safetensors",
     "trajectory.safetensors",
     "hidden.safetensors",
 ];

@@ -80,9 +80,8 @@ impl Projection {
 
 /// Eigenvectors have no sign of their own: the entry of largest modulus is made positive.
 fn oriented(vectors: &Matrix, column: usize, row: usize) -> f64 {
-    let largest = (0..vectors.rows()).map(|i| vectors.at(i, column)).fold(0.0_f64, |m, v| {
-        if v.abs() > m.abs() { v } else { m }
-    });
+    let largest =
+        (0..vectors.rows()).map(|i| vectors.at(i, column)).fold(0.0_f64, |m, v| if v.abs() > m.abs() { v } else { m });
     vectors.at(row, column) * largest.signum()
 }
 

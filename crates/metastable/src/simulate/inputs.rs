@@ -82,9 +82,7 @@ impl Inputs {
                 None => return square(0.0),
             },
             MatrixConfig::Scalar(c) => return square(*c),
-            MatrixConfig::Rows(list) => {
-                Matrix::from_rows(key, list).map_err(|source| self.refused(key, source))?
-            }
+            MatrixConfig::Rows(list) => Matrix::from_rows(key, list).map_err(|source| self.refused(key, source))?,
             MatrixConfig::File(file, tensor) => {
                 let (path, array) = self.array(file, tensor.as_deref())?;
                 let found = array.into_matrix(&path)?;

@@ -78,8 +78,18 @@ impl Simulation {
             return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));
         }
         let inputs_read = inputs.files();
-        let mut simulation =
-            Self { config, tokens, heads, adapted, kernel, times, solver, cascade: None, inputs: inputs_read, warnings };
+        let mut simulation = Self {
+            config,
+            tokens,
+            heads,
+            adapted,
+            kernel,
+            times,
+            solver,
+            cascade: None,
+            inputs: inputs_read,
+            warnings,
+        };
         simulation.flow(&simulation.heads).map_err(|source| inputs.refused("head", source))?;
         simulation.cascade = super::cascade::setting(&simulation, &inputs)?;
         Ok(simulation)
@@ -142,7 +152,8 @@ fn place(
     let mut values = tokens.into_vec();
     Spheres { dim }.retract(&mut values);
     if worst > 1e-6 {
-        warnings.push(format!("the initial tokens were normalised to the unit sphere (largest | |x| - 1 | = {worst:.3})"));
+        warnings
+            .push(format!("the initial tokens were normalised to the unit sphere (largest | |x| - 1 | = {worst:.3})"));
     }
     Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
 }
@@ -284,9 +295,16 @@ fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabErr
     let stationary = positive("stationary", written.stationary)?;
     let (method, step) = match written.layers {
         Some(layers) => {
-            if layers == 0 || dt.is_some() || rtol.or(atol).is_some() || written.method.is_some_and(|m| m != Method::Euler)
+            if layers == 0
+                || dt.is_some()
+                || rtol.or(atol).is_some()
+                || written.method.is_some_and(|m| m != Method::Euler)
             {
-                return Err(inputs.wrong("time.layers", "a positive number, without dt, tolerances or another method", layers));
+                return Err(inputs.wrong(
+                    "time.layers",
+                    "a positive number, without dt, tolerances or another method",
+                    layers,
+                ));
             }
             (Method::Euler, StepSize::Fixed(written.end / f64::from(layers)))
         }

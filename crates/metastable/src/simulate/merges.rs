@@ -38,10 +38,10 @@ impl MergeTargets {
     /// [`LabError`] from the cascade.
     pub fn new(simulation: &Simulation, base: &Clusters) -> Result<Self, LabError> {
         let Some(cascade) = super::cascade::predict(simulation, base)? else { return Ok(Self::default()) };
-        let targets = cascade.events.iter().map(|event| Target {
-            tokens: event.tokens.clone(),
-            point: base.centers[event.into].clone(),
-        });
+        let targets = cascade
+            .events
+            .iter()
+            .map(|event| Target { tokens: event.tokens.clone(), point: base.centers[event.into].clone() });
         let radius = simulation.config.observe.cluster_radius;
         Ok(Self { targets: targets.collect(), radius, dim: simulation.tokens.dim() })
     }

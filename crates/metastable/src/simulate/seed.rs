@@ -84,13 +84,7 @@ fn draw(law: Law, written: &TokensConfig, seed: u64, inputs: &mut Inputs) -> Res
 const MOST_VALUES: usize = 1 << 31;
 
 /// mean + U sqrt(S) U^T g with covariance U S U^T and standard normal g.
-fn gaussian(
-    written: &TokensConfig,
-    seed: u64,
-    n: usize,
-    d: usize,
-    inputs: &mut Inputs,
-) -> Result<Vec<f64>, LabError> {
+fn gaussian(written: &TokensConfig, seed: u64, n: usize, d: usize, inputs: &mut Inputs) -> Result<Vec<f64>, LabError> {
     let mean = written.mean.clone().unwrap_or_else(|| vec![0.0; d]);
     if mean.len() != d {
         return Err(inputs.wrong("tokens.mean", format!("{d} numbers"), mean.len()));

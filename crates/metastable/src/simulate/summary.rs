@@ -24,8 +24,11 @@ pub fn sentences(report: &SimulateReport) -> Vec<String> {
 
 fn about_twin(report: &SimulateReport, twin: &TwinReport) -> Vec<String> {
     let end = report.config.time.end;
-    let mut sentences =
-        vec![format!("The LoRA twin ends in {} ({}).", clusters(twin.clusters.count, &twin.clusters.sizes), ending(&twin.stop))];
+    let mut sentences = vec![format!(
+        "The LoRA twin ends in {} ({}).",
+        clusters(twin.clusters.count, &twin.clusters.sizes),
+        ending(&twin.stop)
+    )];
     let radius = report.clusters.radius;
     sentences.push(match twin.cluster_time.value {
         None => format!("It never gathers at the base clusters (all tokens within {radius}) within T = {end}."),

@@ -313,4 +313,3 @@ impl Default for ObserveConfig {
         Self { cluster_radius: default_cluster_radius(), cascade: None }
     }
 }
-
