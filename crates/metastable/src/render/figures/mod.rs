@@ -1,0 +1,27 @@
+//! The static figures of a run, as standalone SVG files.
+
+mod curves;
+mod inspect;
+mod trajectories;
+
+use super::Display;
+use serde_json::Value;
+
+/// Draws the figures that the report has data for, as pairs (file name, SVG text).
+///
+/// `trajectories.svg` (clouds and trails), `clusters.svg` (number of clusters), `energy.svg`, `distances.svg`
+/// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`.
+/// Axes are named with their symbols; captions state the configuration's title and seed. The same input gives the
+/// same bytes. Cost O(S n).
+pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
+    let drawn = [
+        ("trajectories.svg", trajectories::draw(report, display)),
+        ("clusters.svg", curves::clusters(report)),
+        ("energy.svg", curves::energy(report)),
+        ("distances.svg", curves::distances(report)),
+        ("cosine.svg", curves::cosine(report)),
+        ("layers.svg", inspect::layers(report)),
+        ("spectra.svg", inspect::spectra(report)),
+    ];
+    drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?))).collect()
+}
