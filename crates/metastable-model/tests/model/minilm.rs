@@ -36,8 +36,9 @@ fn minilm() -> Option<Model> {
     }
     let why = "skipped: all-MiniLM-L6-v2 is not in the model cache; run scripts/fetch-models";
     assert!(env::var("CI").as_deref() != Ok("true"), "{why}");
-    // Past the capture of the test harness, so that people see it.
-    writeln!(std::io::stderr(), "{why}").unwrap();
+    // Past the capture of the test harness, which `eprintln!` would go into, so that people see it.
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "{why}").unwrap();
     None
 }
 
