@@ -1,7 +1,5 @@
 //! The command line, as written. What it means is for the commands to say.
 
-// Until every command of this page is connected to the lab, some fields are read by nobody.
-#![cfg_attr(not(test), expect(dead_code, reason = "commands read these fields as they are connected to the lab"))]
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -69,25 +67,10 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Rebuilds report.html, tables and figures of a finished run from its report.json
     Render(RenderArgs),
-    /// Prints the JSON Schema of a configuration or report
+    /// Prints the JSON Schema of a configuration
     Schema(SchemaArgs),
     /// Compares this build with the closed forms of the papers; exit code 3 if one fails
     Selftest,
-}
-
-impl Command {
-    /// The name on the command line.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Simulate(_) => "simulate",
-            Self::Field(_) => "field",
-            Self::Inspect(_) => "inspect",
-            Self::Logits(_) => "logits",
-            Self::Render(_) => "render",
-            Self::Schema(_) => "schema",
-            Self::Selftest => "selftest",
-        }
-    }
 }
 
 /// Where a run goes and what happens to a run that is there.
@@ -178,12 +161,15 @@ pub(crate) struct InspectArgs {
     /// Where the run goes.
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Only these layers, as 0,3,6 (0 is the embedding) [default: all]
+    /// Analyses the heads of these blocks only, as 0,3,5 [default: all]
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub(crate) layers: Vec<usize>,
     /// Cuts the text after N tokens [default: what the model allows]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// Links normalised tokens nearer than this into one cluster [default: 0.7]
+    #[arg(long, value_name = "R")]
+    pub(crate) cluster_radius: Option<f64>,
 }
 
 /// The text of `metastable inspect`: one of the two.
@@ -239,8 +225,6 @@ pub(crate) enum SchemaOf {
     /// The configuration of `simulate`.
     #[default]
     Simulate,
-    /// report.json.
-    Report,
 }
 
 #[cfg(test)]

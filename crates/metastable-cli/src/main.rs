@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod commands;
 mod exit;
 mod progress;
 mod signals;
@@ -10,7 +11,7 @@ mod signals;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
 use metastable::threads::use_threads;
 
@@ -35,11 +36,13 @@ fn run(cli: Cli) -> Result<()> {
         use_threads(count)?;
     }
     let mut progress = Progress::new(&global, Signals::listen()?);
-    absent(&command, &mut progress)
-}
-
-/// Refuses a command whose job this build does not contain.
-fn absent(command: &Command, progress: &mut Progress) -> Result<()> {
-    progress.clear();
-    bail!("this build does not contain `metastable {}`", command.name())
+    match command {
+        Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
+        Command::Field(args) => commands::field::run(args),
+        Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
+        Command::Logits(args) => commands::inspect::logits(&args),
+        Command::Render(args) => commands::render::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
+        Command::Selftest => commands::selftest::run(global.format, &mut progress),
+    }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::DynamicsError;
+use metastable_model::{ModelError, ModelErrorKind};
 
 use crate::watch::Interruption;
 
@@ -167,6 +168,9 @@ pub enum LabError {
     /// Mathematics that refuses a configured value.
     #[error(transparent)]
     Dynamics(#[from] DynamicsError),
+    /// A checkpoint, tokenizer or text that is refused.
+    #[error(transparent)]
+    Model(Box<ModelError>),
     /// An output path that is a file.
     #[error("{}: expected a folder, found a file", folder.display())]
     NotAFolder {
@@ -288,6 +292,10 @@ impl LabError {
             | Self::OtherRun { .. }
             | Self::NothingToResume { .. }
             | Self::Threads { .. } => ErrorKind::Config,
+            Self::Model(source) => match source.kind() {
+                ModelErrorKind::Input => ErrorKind::Input,
+                _ => ErrorKind::Failure,
+            },
             Self::Dynamics(source) => match source {
                 DynamicsError::Decomposition { .. } => ErrorKind::Failure,
                 _ => ErrorKind::Config,
@@ -329,6 +337,12 @@ impl LabError {
             Self::Stopped { .. } => Some("run the same command again to continue".into()),
             _ => None,
         }
+    }
+}
+
+impl From<ModelError> for LabError {
+    fn from(source: ModelError) -> Self {
+        Self::Model(Box::new(source))
     }
 }
 
