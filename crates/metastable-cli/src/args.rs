@@ -1,6 +1,5 @@
 //! The command line, as written. What it means is for the commands to say.
 
-
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

@@ -19,7 +19,10 @@ pub(crate) fn run(format: OutputFormat, progress: &mut Progress) -> Result<()> {
     table.push("tolerance", Column::numbers(results.iter().map(|law| law.tolerance)))?;
     let verdict = |passed: bool| if passed { "ok" } else { "FAILED" }.to_string();
     table.push("verdict", Column::Text(results.iter().map(|law| verdict(law.passed)).collect()))?;
-    table.push("source", Column::Text(results.iter().map(|law| format!("{} [{}]", law.source, law.provenance)).collect()))?;
+    table.push(
+        "source",
+        Column::Text(results.iter().map(|law| format!("{} [{}]", law.source, law.provenance)).collect()),
+    )?;
     let mut out = Out::new();
     match format {
         OutputFormat::Json => out.json(&table.to_json())?,

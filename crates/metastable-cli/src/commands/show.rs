@@ -37,7 +37,7 @@ impl Out {
 /// A table for eyes: aligned columns, numbers short.
 pub(crate) fn table(table: &Table) -> String {
     let mut shown = comfy_table::Table::new();
-    shown.load_preset(NOTHING).set_header(table.header().map(str::to_owned).collect::<Vec<_>>());
+    shown.load_style(NOTHING).set_header(table.header().map(str::to_owned).collect::<Vec<_>>());
     for row in 0..table.rows() {
         shown.add_row(table.row_text(row).map(|cell| short(&cell)).collect::<Vec<_>>());
     }
