@@ -185,7 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn streaming_weights_and_fields_equal_the_naive_formulas(
-            seed in 0_u64..1000, n in 1_usize..40, d in 1_usize..5, k in 1_usize..4, m in 1_usize..5,
+            seed in 0_u64..1000, n in 1_usize..40, d in 1_usize..5, k in 1_usize..8, m in 1_usize..5,
             kind in 0_usize..5, causal: bool, distance: bool, beta in 0.1_f64..2.0,
         ) {
             let score = if distance { Score::SquaredDistance } else { Score::Dot };
