@@ -4,6 +4,7 @@
 //! Reading order: [`tokens`] and [`head`] are the waist of the house; [`attention`] turns both into forces;
 //! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod attention;
