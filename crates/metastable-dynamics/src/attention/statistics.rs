@@ -34,14 +34,14 @@ pub fn log_partition(projections: &Projections, mask: Mask) -> Option<f64> {
 /// ln E of the interaction energy E = (1 / (2 beta n²)) Σ_ij e^{S_ij}; `None` for beta <= 0 or beyond f64.
 ///
 /// # References
-/// Geshkovski et al. 2312.10794, E_beta of section 3; normalisation of theory item 5 [lean].
+/// Geshkovski et al. 2312.10794, E_beta of section 3; normalisation of theory item 5 \[lean\].
 pub fn log_energy(projections: &Projections) -> Option<f64> {
     let n = projections.count() as f64;
     let beta = projections.beta();
     (beta > 0.0).then(|| log_partition(projections, Mask::Full)).flatten().map(|z| z - (2.0 * beta * n * n).ln())
 }
 
-/// The token that each token scores highest, [n] (the first of equals): whom it follows as scores grow.
+/// The token that each token scores highest, \[n\] (the first of equals): whom it follows as scores grow.
 ///
 /// O(n² k), no n x n memory.
 pub fn followed(projections: &Projections, mask: Mask) -> Vec<usize> {
@@ -61,7 +61,7 @@ pub fn followed(projections: &Projections, mask: Mask) -> Vec<usize> {
 
 /// The leader of each cluster: its member that most tokens follow (the first of equals); none if nobody follows any.
 ///
-/// `labels` [n] in 0..count, `followed` [n] as of [`followed`]. O(n).
+/// `labels` \[n\] in 0..count, `followed` \[n\] as of [`followed`]. O(n).
 ///
 /// # Example
 /// ```
