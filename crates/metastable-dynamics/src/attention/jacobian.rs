@@ -34,7 +34,7 @@
 //! Where weights themselves exceed f64 (exponential of huge scores), so do their derivatives.
 //!
 //! # References
-//! Formulas of the project's Lipschitz dossier, sections 2.1 and 3 [derived]\[checked]; the row sum ρ_i in place of
+//! Formulas \[derived\] and \[checked\] against dense Jacobians here; the row sum ρ_i in place of
 //! the stored softmax is the device of Dao et al., FlashAttention, 2205.14135, appendix B \[2nd\].
 
 use rayon::prelude::*;
