@@ -126,6 +126,17 @@ impl<'a> TokensRef<'a> {
         self.values
     }
 
+    /// The mean token (1/n) Σ_i x_i, d numbers. O(n d).
+    pub fn mean(self) -> Vec<f64> {
+        let mut mean = vec![0.0; self.dim];
+        for token in self.iter() {
+            mean.iter_mut().zip(token).for_each(|(m, x)| *m += x);
+        }
+        let count = self.count() as f64;
+        mean.iter_mut().for_each(|m| *m /= count);
+        mean
+    }
+
     /// The tokens in order.
     pub fn iter(self) -> std::slice::ChunksExact<'a, f64> {
         self.values.chunks_exact(self.dim)

@@ -24,7 +24,7 @@ pub struct CloudShape {
     pub diameter: f64,
     /// See [`mean_radius`].
     pub mean_radius: f64,
-    /// See [`mean_token`].
+    /// See [`TokensRef::mean`].
     pub mean: Vec<f64>,
     /// See [`anisotropy`].
     pub anisotropy: Option<f64>,
@@ -47,7 +47,7 @@ impl CloudShape {
             max_cosine: cosines.map(|(_, high)| high),
             diameter: diameter(tokens),
             mean_radius: mean_radius(tokens),
-            mean: mean_token(tokens),
+            mean: tokens.mean(),
             anisotropy: anisotropy(tokens)?,
             effective_rank: effective_rank(tokens)?,
             hull_vertices: hull_vertices(tokens),
@@ -142,16 +142,6 @@ pub fn diameter(tokens: TokensRef<'_>) -> f64 {
     (0..tokens.count()).into_par_iter().map(row).reduce(|| 0.0, f64::max).sqrt()
 }
 
-/// The mean token (1/n) sum_i x_i. O(n d).
-pub fn mean_token(tokens: TokensRef<'_>) -> Vec<f64> {
-    let mut mean = vec![0.0; tokens.dim()];
-    for token in tokens.iter() {
-        mean.iter_mut().zip(token).for_each(|(sum, c)| *sum += c);
-    }
-    mean.iter_mut().for_each(|c| *c /= tokens.count() as f64);
-    mean
-}
-
 /// The mean distance from the origin (1/n) sum_i |x_i|. O(n d).
 pub fn mean_radius(tokens: TokensRef<'_>) -> f64 {
     tokens.iter().map(norm).sum::<f64>() / tokens.count() as f64
@@ -187,7 +177,7 @@ pub fn anisotropy(tokens: TokensRef<'_>) -> Result<Option<f64>, DynamicsError> {
 /// O. Roy and M. Vetterli, "The effective rank", EUSIPCO 2007, definition 1, on singular values; here on the eigenvalues
 /// of the covariance (squared singular values of the centred cloud).
 pub fn effective_rank(tokens: TokensRef<'_>) -> Result<Option<f64>, DynamicsError> {
-    let Some(spectrum) = moment_spectrum(tokens, &mean_token(tokens))? else { return Ok(None) };
+    let Some(spectrum) = moment_spectrum(tokens, &tokens.mean())? else { return Ok(None) };
     let n = tokens.count() as f64;
     let largest = tokens.iter().map(norm).fold(0.0, f64::max);
     let total: f64 = spectrum.iter().sum();

@@ -11,7 +11,6 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use super::cloud::mean_token;
 use super::pairs::Columns;
 use crate::linalg::{dot, norm, squared_distance};
 use crate::tokens::TokensRef;
@@ -72,7 +71,7 @@ fn farthest_in_own_direction(tokens: TokensRef<'_>, tolerance: f64) -> Vec<bool>
     let offsets: Vec<f64> = tokens.iter().flat_map(|x| x.iter().zip(first).map(|(x, f)| x - f)).collect();
     let offsets = TokensRef::new(tokens.dim(), &offsets);
     let columns = Columns::new(offsets);
-    let centers = [mean_token(offsets), first.iter().map(|f| -f).collect()];
+    let centers = [offsets.mean(), first.iter().map(|f| -f).collect()];
     let beats_all = |i: usize, center: &[f64]| {
         let direction: Vec<f64> = offsets.token(i).iter().zip(center).map(|(x, c)| x - c).collect();
         let limit = dot(&direction, offsets.token(i)) - tolerance * norm(&direction);

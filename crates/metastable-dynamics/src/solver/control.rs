@@ -4,7 +4,7 @@
 //! Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I, section II.4 (control, first step), and
 //! (1996) II, section IV.2 (proportional-integral control); `dopri5.f`, `dop853.f` [code].
 
-use super::tableau::Method;
+use super::method::Method;
 
 /// Tolerances of the error norm.
 #[derive(Debug, Clone, Copy)]

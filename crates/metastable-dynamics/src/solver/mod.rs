@@ -18,26 +18,29 @@
 //! no steps backward in time, no symplectic methods, no noise. A field that is discontinuous in *time* (layers) is
 //! better solved from one jump to the next, with `advance` to each.
 //!
-//! Reading order: `tableau` (methods as data; `dop853` holds the long one), `options`, `slopes` (stages of one
+//! Reading order: `tableau` (the form of a method), `method` (the methods; `dop853` holds the long one), `options`, `slopes` (stages of one
 //! step), `control` (how long a step may be), `stepper`, `dense`, then `run`, `sampler`, `event`.
 
 mod control;
 mod dense;
 mod dop853;
 mod event;
+mod method;
 mod options;
 mod run;
 mod sampler;
 mod slopes;
 mod stepper;
+mod stop;
 mod tableau;
 #[cfg(test)]
 mod tests;
 
 pub use dense::DenseStep;
 pub use event::{Crossing, Direction, EventLocator};
+pub use method::Method;
 pub use options::{SolverOptions, StepSize};
-pub use run::{Outcome, StopReason, integrate};
+pub use run::{Outcome, integrate};
 pub use sampler::Sampler;
 pub use stepper::{Advance, SolverState, Stats, Stepper};
-pub use tableau::Method;
+pub use stop::StopReason;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::tableau::Method;
+use super::method::Method;
 use crate::error::DynamicsError;
 
 /// How long a step is.

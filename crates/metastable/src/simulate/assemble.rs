@@ -185,7 +185,8 @@ fn twin_report(
         Bound::None(reason) => (Vec::new(), None, None, Some(reason)),
     };
     let finite = |value: f64| Some(value).filter(|v| v.is_finite());
-    let prediction = super::cascade::predict(simulation, base_clusters)?;
+    let cascade = simulation.cascade.as_ref();
+    let prediction = cascade.map(|setting| super::cascade::predict(setting, base_clusters)).transpose()?;
     let radius = base_clusters.radius;
     Ok(TwinReport {
         stop: Stop { reason: run.outcome.stop, time: run.outcome.t },
@@ -204,7 +205,7 @@ fn twin_report(
         bound_name: name,
         bound_source: source,
         bound_reason: reason,
-        cascade: prediction.map(|p| super::cascade::report(&p, radius, &run.events.merges)),
+        cascade: prediction.map(|p| super::cascade::report(&p, radius, &run.events.merges.times)),
     })
 }
 

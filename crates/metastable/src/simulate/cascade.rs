@@ -1,15 +1,13 @@
 //! The slow-time cascade of a twin: when it applies, what it predicts, what the simulation did.
 
-use metastable_dynamics::attention::{Mask, Normalization, Score};
+use metastable_dynamics::attention::{AttentionKernel, Mask, Normalization, Score};
 use metastable_dynamics::observe::Clusters;
 use metastable_dynamics::observe::cascade::{Cascade, CascadeSetting};
 use metastable_dynamics::{Head, Matrix};
 
 use super::inputs::Inputs;
-use super::meant::{Simulation, scalar_of};
-use super::merges::Merges;
 use super::report::{CascadeEventReport, CascadeReport};
-use super::written::Coordinates;
+use super::written::{Coordinates, SimulateConfig};
 use crate::error::LabError;
 
 /// What the cascade is computed from, beside the clusters of the base run.
@@ -56,12 +54,18 @@ pub struct Event {
 ///
 /// # Errors
 /// A config error if `observe.cascade = true` and the theorem does not apply: it says which hypothesis fails.
-pub fn setting(simulation: &Simulation, inputs: &Inputs) -> Result<Option<Setting>, LabError> {
-    let wanted = simulation.config.observe.cascade;
+pub fn setting(
+    config: &SimulateConfig,
+    kernel: &AttentionKernel,
+    heads: &[Head],
+    adapted: Option<&[Head]>,
+    inputs: &Inputs,
+) -> Result<Option<Setting>, LabError> {
+    let wanted = config.observe.cascade;
     if wanted == Some(false) {
         return Ok(None);
     }
-    match hypotheses(simulation) {
+    match hypotheses(config, kernel, heads, adapted) {
         Ok(setting) => Ok(Some(setting)),
         Err((expected, found)) if wanted == Some(true) => Err(inputs.wrong("observe.cascade", expected, found)),
         Err(_) => Ok(None),
@@ -69,15 +73,19 @@ pub fn setting(simulation: &Simulation, inputs: &Inputs) -> Result<Option<Settin
 }
 
 /// Checks one hypothesis after the other; the first that fails is (what is required, what was found).
-fn hypotheses(simulation: &Simulation) -> Result<Setting, (String, String)> {
+fn hypotheses(
+    config: &SimulateConfig,
+    kernel: &AttentionKernel,
+    heads: &[Head],
+    adapted: Option<&[Head]>,
+) -> Result<Setting, (String, String)> {
     let require = |holds: bool, expected: &str, found: &str| {
         if holds { Ok(()) } else { Err((expected.to_string(), found.to_string())) }
     };
-    let kernel = &simulation.kernel;
-    let [base] = &simulation.heads[..] else { return Err(("one head".into(), "several".into())) };
-    let Some([adapted]) = simulation.adapted.as_deref() else { return Err(("a [lora] update".into(), "none".into())) };
-    require(simulation.config.space.coordinates == Coordinates::Rescaled, "rescaled coordinates", "plain ones")?;
-    require(simulation.config.time.layers.is_none(), "continuous time", "layers")?;
+    let [base] = heads else { return Err(("one head".into(), "several".into())) };
+    let Some([adapted]) = adapted else { return Err(("a [lora] update".into(), "none".into())) };
+    require(config.space.coordinates == Coordinates::Rescaled, "rescaled coordinates", "plain ones")?;
+    require(config.time.layers.is_none(), "continuous time", "layers")?;
     let standard = kernel.score() == Score::Dot && kernel.normalization() == Normalization::Softmax;
     require(standard && kernel.mask() == Mask::Full, "full softmax attention of scalar products", "another kernel")?;
     require(kernel.beta() > 0.0, "beta > 0", &kernel.beta().to_string())?;
@@ -101,12 +109,11 @@ fn hypotheses(simulation: &Simulation) -> Result<Setting, (String, String)> {
     Ok(Setting { logits, base_value, direction: delta.scaled(1.0 / epsilon), epsilon })
 }
 
-/// The schedule from the base run's final clusters; nothing if the theorem does not apply.
+/// The schedule from the base run's final clusters.
 ///
 /// # Errors
 /// [`LabError::Dynamics`] if a decomposition fails.
-pub fn predict(simulation: &Simulation, base: &Clusters) -> Result<Option<Prediction>, LabError> {
-    let Some(setting) = &simulation.cascade else { return Ok(None) };
+pub fn predict(setting: &Setting, base: &Clusters) -> Result<Prediction, LabError> {
     let cascade = Cascade::predict(&CascadeSetting {
         clusters: base,
         logits: &setting.logits,
@@ -129,11 +136,11 @@ pub fn predict(simulation: &Simulation, base: &Clusters) -> Result<Option<Predic
             merge_time: cascade.merge_time(release, base.radius),
         });
     }
-    Ok(Some(Prediction { events, survivors: cascade.survivors(), epsilon: setting.epsilon }))
+    Ok(Prediction { events, survivors: cascade.survivors(), epsilon: setting.epsilon })
 }
 
-/// The prediction beside what was seen.
-pub fn report(prediction: &Prediction, radius: f64, seen: &Merges) -> CascadeReport {
+/// The prediction beside the merges that were seen, in its order.
+pub fn report(prediction: &Prediction, radius: f64, seen: &[Option<f64>]) -> CascadeReport {
     let events = prediction.events.iter().enumerate().map(|(k, event)| CascadeEventReport {
         slow_time: event.slow_time,
         release_time: event.time,
@@ -141,7 +148,7 @@ pub fn report(prediction: &Prediction, radius: f64, seen: &Merges) -> CascadeRep
         into: event.into,
         tokens: event.tokens.clone(),
         merge_time: event.merge_time,
-        simulated_merge_time: seen.times.get(k).copied().flatten(),
+        simulated_merge_time: seen.get(k).copied().flatten(),
     });
     CascadeReport {
         radius,
@@ -150,4 +157,10 @@ pub fn report(prediction: &Prediction, radius: f64, seen: &Merges) -> CascadeRep
         final_clusters: prediction.survivors.clone(),
         source: "slow-time cascade, exact as eps -> 0 [derived]; stands in for Theorem 1 of 2402.15415v1, unseen",
     }
+}
+
+/// c if the matrix is c·I.
+fn scalar_of(matrix: &Matrix) -> Option<f64> {
+    let c = matrix.at(0, 0);
+    (*matrix == Matrix::scaled_identity(matrix.rows(), c)).then_some(c)
 }

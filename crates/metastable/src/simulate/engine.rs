@@ -113,7 +113,7 @@ pub fn integrate(simulation: &Simulation, progress: &mut Progress, outside: &mut
     let flow = simulation.flow(adapted)?;
     let base_clusters = clusters_of(simulation, &base.end);
     if progress.twin.is_none() {
-        let targets = MergeTargets::new(simulation, &base_clusters)?;
+        let targets = MergeTargets::new(simulation.cascade.as_ref(), &base_clusters, simulation.tokens.dim())?;
         let mut watch = TwinWatch::new(simulation, &base_clusters, targets)?;
         let twin = run_leg(simulation, &flow, progress, outside, &mut |step, leg, before| {
             watch.observe(step, leg, before);

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use metastable_dynamics::attention::{AttentionKernel, Mask, Normalization};
+use metastable_dynamics::attention::{AttentionKernel, Normalization};
 use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement, RescaledFlow};
 use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
 use metastable_dynamics::head::Target;
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
-use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Matrix, Tokens};
+use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Tokens};
 
 use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
@@ -91,7 +91,8 @@ impl Simulation {
             warnings,
         };
         simulation.flow(&simulation.heads).map_err(|source| inputs.refused("head", source))?;
-        simulation.cascade = super::cascade::setting(&simulation, &inputs)?;
+        let Simulation { config, kernel, heads, adapted, .. } = &simulation;
+        simulation.cascade = super::cascade::setting(config, kernel, heads, adapted.as_deref(), &inputs)?;
         Ok(simulation)
     }
 
@@ -332,15 +333,4 @@ fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabErr
     options.stationary = stationary;
     options.validate().map_err(|source| inputs.refused("time", source))?;
     Ok(options)
-}
-
-/// Whether a mask hides anything; the proven envelopes hold under either.
-pub fn is_causal(simulation: &Simulation) -> bool {
-    simulation.kernel.mask() == Mask::Causal
-}
-
-/// c if the matrix is c·I.
-pub fn scalar_of(matrix: &Matrix) -> Option<f64> {
-    let c = matrix.at(0, 0);
-    (*matrix == Matrix::scaled_identity(matrix.rows(), c)).then_some(c)
 }

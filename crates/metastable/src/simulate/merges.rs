@@ -6,7 +6,7 @@ use metastable_dynamics::observe::Clusters;
 use metastable_dynamics::solver::{DenseStep, Direction, EventLocator};
 use serde::{Deserialize, Serialize};
 
-use super::meant::Simulation;
+use super::cascade::{Setting, predict};
 use crate::error::LabError;
 
 /// When each predicted merge was seen; in the order of the prediction, none while it was not.
@@ -36,14 +36,14 @@ impl MergeTargets {
     ///
     /// # Errors
     /// [`LabError`] from the cascade.
-    pub fn new(simulation: &Simulation, base: &Clusters) -> Result<Self, LabError> {
-        let Some(cascade) = super::cascade::predict(simulation, base)? else { return Ok(Self::default()) };
+    pub fn new(setting: Option<&Setting>, base: &Clusters, dim: usize) -> Result<Self, LabError> {
+        let Some(setting) = setting else { return Ok(Self::default()) };
+        let cascade = predict(setting, base)?;
         let targets = cascade
             .events
             .iter()
             .map(|event| Target { tokens: event.tokens.clone(), point: base.centers[event.into].clone() });
-        let radius = simulation.config.observe.cluster_radius;
-        Ok(Self { targets: targets.collect(), radius, dim: simulation.tokens.dim() })
+        Ok(Self { targets: targets.collect(), radius: base.radius, dim })
     }
 
     /// Notes the merges that happen in a step: the first time all tokens of a group are within the radius.
