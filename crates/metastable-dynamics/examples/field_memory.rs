@@ -25,8 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     rayon::broadcast(|_| ());
     let before = peak_memory();
     let tokens = random::standard_normal(1, count, DIM);
-    let flow =
-        ParticleFlow::new(vec![Head::identity(DIM)], AttentionKernel::softmax(1.0)?, count, Placement::Ambient)?;
+    let flow = ParticleFlow::new(vec![Head::identity(DIM)], AttentionKernel::softmax(1.0)?, count, Placement::Ambient)?;
     let mut velocity = vec![0.0; tokens.len()];
     let mut seconds: Vec<f64> = (0..REPEATS)
         .map(|_| {
