@@ -22,7 +22,7 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// What the tokenizer calls them, for people ("##ing" continues a word).
     pub tokens: Vec<String>,
-    /// Whether a token is special ([CLS], [SEP], ...) and not a part of the text.
+    /// Whether a token is special (`[CLS]`, `[SEP]`, ...) and not a part of the text.
     pub special: Vec<bool>,
     /// Where a token stands in the text, [start, end) in bytes; (0, 0) for added ones.
     pub offsets: Vec<(usize, usize)>,

@@ -72,7 +72,7 @@ pub struct AttentionObservables {
 /// Persistent cluster labels at every saved time, and what happened to clusters in between.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ClusterHistory {
-    /// [S][n] persistent labels.
+    /// `[S][n]` persistent labels.
     pub labels: Vec<Vec<u64>>,
     /// Merges, splits and exchanges.
     pub events: Vec<ClusterEvent>,

@@ -20,7 +20,7 @@ const DISPLAY: &str = "display.safetensors";
 /// [`LabError::Write`].
 pub fn publish(folder: &mut RunDir, report: &impl Serialize, display: &Display) -> Result<(), LabError> {
     let report = serde_json::to_value(report).expect("reports have string keys only");
-    let mut text = serde_json::to_string_pretty(&report).expect("a JSON value always serialises");
+    let mut text = serde_json::to_string(&report).expect("a JSON value always serialises");
     text.push('\n');
     folder.write("report.json", text.as_bytes())?;
     folder.write(DISPLAY, &display_bytes(display))?;
@@ -44,11 +44,25 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
 }
 
 fn write_renderings(folder: &mut RunDir, report: &Value, display: &Display) -> Result<(), LabError> {
+    let report = &drawn_tokens_only(report);
     for (name, svg) in render::figures(report, display) {
         folder.write(&format!("figures/{name}"), svg.as_bytes())?;
     }
     folder.write("report.md", render::markdown(report).as_bytes())?;
     folder.write("report.html", render::html(report, display).as_bytes())
+}
+
+/// The report with its lists of one entry a token cut down to the drawn tokens, where not all are drawn.
+fn drawn_tokens_only(report: &Value) -> Value {
+    let mut view = report.clone();
+    let Some(drawn) = report["display_tokens"].as_array() else { return view };
+    let drawn: Vec<usize> = drawn.iter().filter_map(|i| usize::try_from(i.as_u64()?).ok()).collect();
+    for list in ["/clusters/labels", "/twin/clusters/labels", "/tokens/strings", "/tokens/special"] {
+        if let Some(Value::Array(entries)) = view.pointer_mut(list) {
+            *entries = drawn.iter().filter_map(|&i| entries.get(i).cloned()).collect();
+        }
+    }
+    view
 }
 
 fn display_bytes(display: &Display) -> Vec<u8> {

@@ -25,7 +25,7 @@
 //! the field jumps).
 //!
 //! Because rows of dP sum to zero for softmax, any reference r_i may be subtracted; ours is the value of the row's
-//! arg-max token (and its key in q̄, its ṡ in µ) [derived]. Where tokens coincide, differences are then exactly zero
+//! arg-max token (and its key in q̄, its ṡ in µ) \[derived\]. Where tokens coincide, differences are then exactly zero
 //! and an astronomical gain has no rounding noise to blow up.
 //!
 //! Memory O(n (k + m)) and two rows a thread, never n x n. Each product is parallel over what it writes and sums in
@@ -34,8 +34,8 @@
 //! Where weights themselves exceed f64 (exponential of huge scores), so do their derivatives.
 //!
 //! # References
-//! Formulas of the project's Lipschitz dossier, sections 2.1 and 3 [derived]\[checked]; the row sum ρ_i in place of
-//! the stored softmax is the device of Dao et al., FlashAttention, 2205.14135, appendix B [2nd].
+//! Formulas \[derived\] and \[checked\] against dense Jacobians here; the row sum ρ_i in place of
+//! the stored softmax is the device of Dao et al., FlashAttention, 2205.14135, appendix B \[2nd\].
 
 use rayon::prelude::*;
 

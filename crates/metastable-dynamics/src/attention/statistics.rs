@@ -34,19 +34,19 @@ pub fn log_partition(projections: &Projections, mask: Mask) -> Option<f64> {
 /// ln E of the interaction energy E = (1 / (2 beta n²)) Σ_ij e^{S_ij}; `None` for beta <= 0 or beyond f64.
 ///
 /// # References
-/// Geshkovski et al. 2312.10794, E_beta of section 3; normalisation of theory item 5 [lean].
+/// Geshkovski et al. 2312.10794, E_beta of section 3; normalisation of theory item 5 \[lean\].
 pub fn log_energy(projections: &Projections) -> Option<f64> {
     let n = projections.count() as f64;
     let beta = projections.beta();
     (beta > 0.0).then(|| log_partition(projections, Mask::Full)).flatten().map(|z| z - (2.0 * beta * n * n).ln())
 }
 
-/// Tokens that are somebody's arg-max: those that at least one row gives its largest score (first of equals).
+/// The token that each token scores highest, \[n\] (the first of equals): whom it follows as scores grow.
 ///
 /// O(n² k), no n x n memory.
-pub fn leaders(projections: &Projections, mask: Mask) -> Vec<usize> {
+pub fn followed(projections: &Projections, mask: Mask) -> Vec<usize> {
     let n = projections.count();
-    let mut chosen: Vec<usize> = (0..n)
+    (0..n)
         .into_par_iter()
         .map_init(
             || vec![0.0; n],
@@ -56,10 +56,31 @@ pub fn leaders(projections: &Projections, mask: Mask) -> Vec<usize> {
                 (0..row.len()).fold(0, first_best)
             },
         )
-        .collect();
-    chosen.sort_unstable();
-    chosen.dedup();
-    chosen
+        .collect()
+}
+
+/// The leader of each cluster: its member that most tokens follow (the first of equals); none if nobody follows any.
+///
+/// `labels` \[n\] in 0..count, `followed` \[n\] as of [`followed`]. O(n).
+///
+/// # Example
+/// ```
+/// use metastable_dynamics::attention::statistics::leaders;
+/// assert_eq!(leaders(&[0, 0, 1, 2], 3, &[1, 1, 1, 3]), [Some(1), None, Some(3)]);
+/// ```
+///
+/// # Panics
+/// If a label or a followed token is out of range.
+pub fn leaders(labels: &[usize], count: usize, followed: &[usize]) -> Vec<Option<usize>> {
+    let mut followers = vec![0_usize; labels.len()];
+    followed.iter().for_each(|&j| followers[j] += 1);
+    let mut leaders: Vec<Option<usize>> = vec![None; count];
+    for (i, &label) in labels.iter().enumerate().filter(|(i, _)| followers[*i] > 0) {
+        if leaders[label].is_none_or(|leader| followers[i] > followers[leader]) {
+            leaders[label] = Some(i);
+        }
+    }
+    leaders
 }
 
 fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {

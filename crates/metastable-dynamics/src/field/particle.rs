@@ -23,7 +23,7 @@ pub enum Placement {
 /// x_i' = Σ_h W_h Σ_j P^h_ij V_h x_j, projected to the tangent space if `placement` says so.
 ///
 /// Models M1 (softmax, ambient), M3 (softmax, tangent), M4 (exponential, tangent), M5 (causal mask) of the theory
-/// [text][lean]. One evaluation costs O(H n² (k + m)) time and O(n d) memory.
+/// \[text\]\[lean\]. One evaluation costs O(H n² (k + m)) time and O(n d) memory.
 ///
 /// # References
 /// Sander et al. 2110.11773; Geshkovski et al. 2312.10794, equations (SA) and (USA).
@@ -91,7 +91,7 @@ impl ParticleFlow {
     /// Writes J E, the derivative of the field at `state` along `direction` E [n, d], into `out` [n, d].
     ///
     /// With u_i = Σ_h W_h y^h_i and the derivative u̇ of [`attend_jvp`]; on spheres, where F_i = u_i - <x_i, u_i> x_i,
-    /// Ḟ_i = u̇_i - (<ẋ_i, u_i> + <x_i, u̇_i>) x_i - <x_i, u_i> ẋ_i [derived]: the derivative of the formula in
+    /// Ḟ_i = u̇_i - (<ẋ_i, u_i> + <x_i, u̇_i>) x_i - <x_i, u_i> ẋ_i \[derived\]: the derivative of the formula in
     /// R^d, also for directions that are not tangent. O(H n² (k + m)) time, O(n (d + k + m)) memory.
     ///
     /// # Panics
@@ -119,7 +119,7 @@ impl ParticleFlow {
     /// Writes Jᵀ G, the gradient of <G, F(state)> for a `cotangent` G [n, d], into `out` [n, d].
     ///
     /// The transpose of [`ParticleFlow::jvp`]: on spheres ū_i = G_i - <x_i, G_i> x_i goes back through the heads and
-    /// -<x_i, G_i> u_i - <x_i, u_i> G_i is added for the projection [derived]. Same cost.
+    /// -<x_i, G_i> u_i - <x_i, u_i> G_i is added for the projection \[derived\]. Same cost.
     ///
     /// # Panics
     /// If a slice has another length than n·d.

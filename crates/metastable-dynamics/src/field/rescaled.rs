@@ -15,10 +15,10 @@ use crate::linalg::Matrix;
 /// [lean, 2305.05465 e:Rres].
 ///
 /// Runs for ever: the scores' factor e^{2λt} (λ the leading growth of V) is kept apart, rows are shifted by their
-/// maximum before it is applied, and it is clamped where softmax is an exact arg-max [derived].
+/// maximum before it is applied, and it is clamped where softmax is an exact arg-max \[derived\].
 ///
 /// In *discrete* time ([`RescaledFlow::layers`]) the twin of explicit Euler x ← x + h Σ P V x: with R = I + hV and
-/// z^k = R^{-k} x^k, z^{k+1} = z^k + h R^{-1} V Σ_j P_ij (z_j^k - z_i^k), identical to rounding [lean][derived].
+/// z^k = R^{-k} x^k, z^{k+1} = z^k + h R^{-1} V Σ_j P_ij (z_j^k - z_i^k), identical to rounding \[lean\]\[derived\].
 #[derive(Debug)]
 pub struct RescaledFlow {
     head: Head,
@@ -114,7 +114,7 @@ impl RescaledFlow {
     /// Writes J E, the derivative of the field at time t along `direction` E [n, d], into `out` [n, d].
     ///
     /// z enters the scores through Q e^{tV}, K e^{tV} and the messages through V (R^{-1} V between layers), so this
-    /// is [`attend_relative_jvp`] under those matrices [derived]. Derivatives of scores carry the gain e^{2λt}: off
+    /// is [`attend_relative_jvp`] under those matrices \[derived\]. Derivatives of scores carry the gain e^{2λt}: off
     /// ties they vanish together with the losers' weights, at ties of different tokens they are truly that large.
     /// O(n² (k + d)) time, O(n (k + d)) memory.
     ///

@@ -1,6 +1,6 @@
 //! The slow-time cascade: when a small symmetric change of V makes the clusters of V = c I leave and merge.
 //!
-//! Setting ([derived], exact in the limit eps -> 0; confirmed content of the paper [text]: tokens first follow the
+//! Setting (\[derived\], exact in the limit eps -> 0; confirmed content of the paper \[text\]: tokens first follow the
 //! original clusters, then leave for other ones). The rescaled flow z_i' = sum_j P_ij V_eps (z_j - z_i) with
 //! V_eps = c I + eps M, M symmetric, and logits (e^{t V_eps} z_i)ᵀ G (e^{t V_eps} z_j), G = Qᵀ K = Aᵀ A. Since c I
 //! commutes with M, the logits are e^{2 c t} z_iᵀ D_s z_j with the slow time s = eps t and D_s = e^{s M} G e^{s M}:
@@ -91,7 +91,7 @@ impl Cascade {
     ///
     /// # References
     /// H. Koubbi, M. Boussard and L. Hernandez, arXiv 2402.15415v1, Theorem 1 [statement unseen; this is our
-    /// replacement, [derived]].
+    /// replacement, \[derived\]].
     pub fn predict(setting: &CascadeSetting<'_>) -> Result<Self, DynamicsError> {
         let (eigenvalues, modes) = validate(setting)?;
         let centers = setting.clusters.centers.clone();
@@ -113,7 +113,7 @@ impl Cascade {
         (0..self.centers.len()).filter(|c| self.releases.iter().all(|r| r.from != *c)).collect()
     }
 
-    /// The survivor that each cluster ends in, [k].
+    /// The survivor that each cluster ends in, \[k\].
     pub fn destinations(&self) -> Vec<usize> {
         let follow = |c: usize| self.releases.iter().fold(c, |at, r| if r.from == at { r.into } else { at });
         (0..self.centers.len()).map(follow).collect()
@@ -284,7 +284,7 @@ fn logit_change(
 /// With v_u = <v, u>, and p = <v, w - v> - v_u (w_u - v_u) the part across u:
 /// t = ln(v_u (v_u - w_u) / p) / (2 eps). `None` unless p > 0 > v_u (w_u - v_u) and the ratio exceeds 1: otherwise v is
 /// never released by w, or does not hold in the first place. In the plane with u = e_2 this is
-/// ln(v_2 (v_2 - w_2) / (v_1 (w_1 - v_1))) / (2 eps) ([derived], checked against the authors' experiment).
+/// ln(v_2 (v_2 - w_2) / (v_1 (w_1 - v_1))) / (2 eps) (\[derived\], checked against the authors' experiment).
 pub fn rank_one_release_time(v: &[f64], w: &[f64], u: &[f64], epsilon: f64) -> Option<f64> {
     let (along_v, along_w) = (dot(v, u), dot(w, u));
     let across = |x: &[f64], along: f64| -> Vec<f64> { x.iter().zip(u).map(|(x, u)| x - along * u).collect() };

@@ -168,7 +168,7 @@ pub fn mean_radius(tokens: TokensRef<'_>) -> f64 {
 /// # References
 /// K. Ethayarajh, "How contextual are contextualized word representations?", 2019, section 3.3, calls the share of the
 /// leading component of a word's occurrences its maximum explainable variance. Here: all tokens, without centring, so
-/// that a common direction counts (our definition, [derived]).
+/// that a common direction counts (our definition, \[derived\]).
 pub fn anisotropy(tokens: TokensRef<'_>) -> Result<Option<f64>, DynamicsError> {
     let Some(spectrum) = moment_spectrum(tokens, &vec![0.0; tokens.dim()])? else { return Ok(None) };
     let total: f64 = spectrum.iter().sum();

@@ -17,11 +17,11 @@ use crate::tokens::TokensRef;
 pub struct Clusters {
     /// The linkage radius.
     pub radius: f64,
-    /// The cluster of each token, [n]; clusters are numbered by their first token.
+    /// The cluster of each token, \[n\]; clusters are numbered by their first token.
     pub labels: Vec<usize>,
     /// The mean of each cluster's tokens, [k, d].
     pub centers: Vec<Vec<f64>>,
-    /// How many tokens each cluster holds, [k].
+    /// How many tokens each cluster holds, \[k\].
     pub sizes: Vec<usize>,
 }
 

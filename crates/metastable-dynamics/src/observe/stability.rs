@@ -1,7 +1,7 @@
 //! How far a LoRA twin can be from its base: proven envelopes, and the drift of the leading direction of V.
 //!
 //! The bounds hold for one softmax head, any mask, both runs from the same tokens, exact flows. They are our own
-//! [derived] replacements, with explicit constants, for propositions whose constants we have not seen (arXiv
+//! \[derived\] replacements, with explicit constants, for propositions whose constants we have not seen (arXiv
 //! 2402.15415: v1 Proposition 1, v2 Proposition 3.1). delta(t) = max_i |x_i(t) - x~_i(t)|; W_p <= delta for every p.
 
 use serde::{Deserialize, Serialize};
@@ -82,8 +82,8 @@ fn ln_growth(rate: f64, t: f64) -> f64 {
 
 /// S1, the sphere flow (M3): delta(t) <= (|V||ΔA| + |ΔV|)(e^{kappa t} - 1)/kappa, kappa = |V|(1 + 2|A|) + 2|V + ΔV|.
 ///
-/// [derived]: softmax is 1-Lipschitz from l_inf to l_1; a logit moves by at most 2|A| delta + |ΔA|; and
-/// |Proj_a u - Proj_b v| <= |u - v| + 2 |a - b| |v| [lean]. Assumes unit tokens (`radius` is not used). O(1).
+/// \[derived\]: softmax is 1-Lipschitz from l_inf to l_1; a logit moves by at most 2|A| delta + |ΔA|; and
+/// |Proj_a u - Proj_b v| <= |u - v| + 2 |a - b| |v| \[lean\]. Assumes unit tokens (`radius` is not used). O(1).
 pub fn sphere_envelope(norms: &OperatorNorms, t: f64) -> Envelope {
     let (source, kappa) = sphere_rates(norms);
     Envelope::from_ln(source.ln() + ln_growth(kappa, t))
@@ -107,7 +107,7 @@ fn sphere_rates(norms: &OperatorNorms) -> (f64, f64) {
 /// S2, the plain flow in R^d (M1): with v = |V|, w = max(v, |V + ΔV|),
 /// delta(t) <= int_0^t (v|ΔA| R³ e^{3ws} + |ΔV| R e^{ws}) exp(v(t - s) + v|A|R² (e^{2wt} - e^{2ws})/w) ds.
 ///
-/// [derived]: as S1 without projections, with |x_i(s)| <= R e^{ws}. It is double exponential in t, so far from sharp
+/// \[derived\]: as S1 without projections, with |x_i(s)| <= R e^{ws}. It is double exponential in t, so far from sharp
 /// (the twin of the authors' experiment separates at a time of order 1/eps); that is why the logarithm comes along.
 /// The integral is enclosed from above by a method whose excess is below 1e-4 of it; see `quadrature`.
 pub fn euclidean_envelope(norms: &OperatorNorms, t: f64) -> Envelope {
@@ -120,7 +120,7 @@ pub fn euclidean_envelope(norms: &OperatorNorms, t: f64) -> Envelope {
 
 /// S2 in rescaled coordinates (M2): |z_i - z~_i| <= |e^{-tV}| delta(t) + |e^{-tV} - e^{-tV~}| R e^{|V~| t}.
 ///
-/// [derived]: z - z~ = e^{-tV}(x - x~) + (e^{-tV} - e^{-tV~}) x~, with delta from [`euclidean_envelope`] and V~ = V + ΔV.
+/// \[derived\]: z - z~ = e^{-tV}(x - x~) + (e^{-tV} - e^{-tV~}) x~, with delta from [`euclidean_envelope`] and V~ = V + ΔV.
 /// `value`, `value_adapted`: V and V~, [d, d]. Where an exponential overflows the bound is +infinity. O(d³).
 ///
 /// # Errors
@@ -189,13 +189,13 @@ pub struct LeadingDrift {
     pub across: f64,
     /// |E|.
     pub rest: f64,
-    /// Whether gap + a > 2|b| + |E|: the condition of long-time stability, arXiv 2402.15415v2 Proposition 3.3 [2nd].
+    /// Whether gap + a > 2|b| + |E|: the condition of long-time stability, arXiv 2402.15415v2 Proposition 3.3 \[2nd\].
     pub is_stable: bool,
-    /// (2|b| + |E|)/(gap + a), under that condition: |u_1 - u~_1| is below a constant times it [2nd]; constant 1 held in
-    /// 1400 random cases [checked], it is not proven.
+    /// (2|b| + |E|)/(gap + a), under that condition: |u_1 - u~_1| is below a constant times it \[2nd\]; constant 1 held in
+    /// 1400 random cases \[checked\], it is not proven.
     pub distance_estimate: Option<f64>,
     /// An upper bound of tan 2 theta, theta the angle between u_1 and u~_1: 2|b|/(gap + a - |E|), if gap + a > |E|;
-    /// equality for d = 2 and E >= 0 [derived].
+    /// equality for d = 2 and E >= 0 \[derived\].
     pub tan_two_theta: Option<f64>,
     /// The same bound as an angle theta < pi/4.
     pub angle: Option<f64>,
@@ -208,7 +208,7 @@ pub struct LeadingDrift {
 /// [`DynamicsError::Decomposition`].
 ///
 /// # References
-/// arXiv 2402.15415v2, Proposition 3.3 [2nd]. The tan 2 theta bound [derived]: in the plane of u_1 and u~_1 the update
+/// arXiv 2402.15415v2, Proposition 3.3 \[2nd\]. The tan 2 theta bound \[derived\]: in the plane of u_1 and u~_1 the update
 /// is a 2 x 2 problem with off-diagonal at most |b| and diagonal difference at least gap + a - |E|; it is the
 /// tan 2 theta theorem of C. Davis and W. Kahan, 1970, for one vector.
 pub fn leading_drift(value: &Matrix, delta: &Matrix) -> Result<LeadingDrift, DynamicsError> {

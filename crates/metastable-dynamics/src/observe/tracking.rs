@@ -67,7 +67,7 @@ struct Story {
 }
 
 impl Tracker {
-    /// The identity of each token's cluster at the last observation, [n]; empty before the first.
+    /// The identity of each token's cluster at the last observation, \[n\]; empty before the first.
     pub fn labels(&self) -> &[u64] {
         &self.labels
     }

@@ -1,7 +1,7 @@
 //! Distances of a LoRA twin from assigned clusters, and the twin times they define.
 //!
 //! Times go by *assignment*: token i is compared with the cluster that token i itself joined in the base run. The
-//! distance to the *set* of centres would not notice a twin whose tokens all sit in one of two clusters ([derived]:
+//! distance to the *set* of centres would not notice a twin whose tokens all sit in one of two clusters (\[derived\]:
 //! the authors' script measures that way and misses such changes).
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::tokens::TokensRef;
 
 /// max_i |x_i - c_label(i)|; infinite if an entry is not finite. O(n d).
 ///
-/// `tokens` [n, d]; `labels` [n]; `centers` [k, d].
+/// `tokens` [n, d]; `labels` \[n\]; `centers` [k, d].
 ///
 /// # Panics
 /// If there are not n labels, or a label has no centre.

@@ -20,7 +20,7 @@ use crate::provenance::{Provenance, fingerprint, sha256_hex};
 use crate::publish;
 use crate::render::Display;
 use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
-use crate::simulate::display::{CloudBuilder, GAMMA, Projection};
+use crate::simulate::display::{CloudBuilder, GAMMA, Projection, Selection};
 use crate::simulate::report::{AttentionNote, Axis, ClusterSummary, TokensSummary};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
@@ -170,16 +170,19 @@ fn observe(
     let states: Vec<&[f64]> = clouds.iter().map(|cloud| cloud.as_slice()).collect();
     let projection = Projection::of(d, &states)?;
     let mut collector = Collector::on_directions(config.cluster_radius);
-    let mut builder = CloudBuilder::new(n, projection.dim());
+    let selection = Selection::new(n, projection.dim(), levels);
+    let mut builder = CloudBuilder::new(n, projection.dim(), &selection);
     let mut rows = Vec::new();
     for (level, cloud) in clouds.iter().enumerate() {
         watcher.progress(0.2 + 0.6 * level as f64 / levels as f64, &format!("level {level}"));
         let log_energy = direction_energy(cloud.view())?;
         collector.observe(level as f64, cloud.view(), AttentionObservables { log_energy, rank: None })?;
-        builder.push_weights(&projection.apply(d, cloud.as_slice()), mean_weights(model, hidden, level)?.as_ref());
+        let positions = projection.apply(d, cloud.as_slice(), &selection);
+        builder.push_weights(&positions, mean_weights(model, hidden, level)?.as_ref());
         rows.push(without_special(cloud.view(), &encoded.special, config.cluster_radius)?);
     }
-    let (series, cluster_history, last) = collector.finish();
+    let (series, mut cluster_history, last) = collector.finish();
+    cluster_history.labels.iter_mut().for_each(|labels| *labels = selection.of(labels));
     let heads = spectra(model, &config.layers)?;
     let layers = layer_rows(&series, rows);
     let report = InspectReport {
@@ -198,6 +201,7 @@ fn observe(
             special: Some(encoded.special.clone()),
         },
         projection: projection.statement,
+        display_tokens: selection.tokens,
         attention: Some(AttentionNote {
             gamma: GAMMA,
             note:
@@ -225,15 +229,13 @@ fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {
     Ok(statistics::log_energy(&projections))
 }
 
-/// The attention of block `level`, averaged over heads; none after the last block.
+/// The attention of the block that made this level, averaged over heads; no block made the embedding.
 fn mean_weights(model: &Model, hidden: &Hidden, level: usize) -> Result<Option<Matrix>, LabError> {
-    if level + 1 >= hidden.levels() {
-        return Ok(None);
-    }
+    let Some(block) = level.checked_sub(1) else { return Ok(None) };
     let heads = model.summary().heads;
-    let mut sum = model.attention_weights(hidden, level, 0)?;
+    let mut sum = model.attention_weights(hidden, block, 0)?;
     for head in 1..heads {
-        sum = sum.add_scaled(1.0, &model.attention_weights(hidden, level, head)?);
+        sum = sum.add_scaled(1.0, &model.attention_weights(hidden, block, head)?);
     }
     Ok(Some(sum.scaled(1.0 / heads as f64)))
 }

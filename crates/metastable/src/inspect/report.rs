@@ -29,6 +29,8 @@ pub struct InspectReport {
     pub tokens: TokensSummary,
     /// How d > 3 was projected for display.
     pub projection: Option<String>,
+    /// Which tokens are drawn, and have their labels in `cluster_history`; all if absent.
+    pub display_tokens: Option<Vec<usize>>,
     /// How attention maps were made.
     pub attention: Option<AttentionNote>,
     /// The checkpoint.

@@ -7,7 +7,7 @@ use metastable_dynamics::measure::transport;
 use metastable_dynamics::observe::{Clusters, numerical_rank};
 
 use super::bound::{Bound, bound};
-use super::display::{CloudBuilder, GAMMA, Projection};
+use super::display::{CloudBuilder, GAMMA, Projection, Selection};
 use super::engine::{Outside, Progress, Run, Unfinished};
 use super::meant::Simulation;
 use super::report::{
@@ -52,19 +52,20 @@ pub fn assemble(
         .chain(twin.map(|(_, run)| run))
         .flat_map(|run| (0..saved).map(|s| run.sampler.sample(s)))
         .collect();
-    let projection = Projection::of(d, &states)?;
+    let drawn = Drawn { projection: Projection::of(d, &states)?, selection: Selection::new(n, d.min(3), saved), saved };
     let flow = simulation.flow(&simulation.heads)?;
-    let seen = Observed::of(simulation, &flow, base, saved, &projection, outside)?;
+    let seen = Observed::of(simulation, &flow, base, &drawn, outside)?;
     let clusters = super::engine::clusters_of(simulation, &base.end);
     let (twin_report, twin_cloud) = match twin {
         None => (None, None),
         Some((heads, run)) => {
             let flow = simulation.flow(heads)?;
-            let observed = Observed::of(simulation, &flow, run, saved, &projection, outside)?;
+            let observed = Observed::of(simulation, &flow, run, &drawn, outside)?;
             let cloud = observed.cloud.clone();
             (Some(twin_report(simulation, progress, base, run, &flow, observed, &clusters, saved)?), Some(cloud))
         }
     };
+    let Drawn { projection, selection, .. } = drawn;
     let mut warnings = simulation.warnings.clone();
     if saved < simulation.times.len() {
         warnings.push(format!("only {saved} of {} saved times were reached", simulation.times.len()));
@@ -80,8 +81,10 @@ pub fn assemble(
         config: simulation.config.clone(),
         axis: Axis { name: "time", symbol: "t" },
         tokens: TokensSummary { count: n, dim: d, strings: None, special: None },
-        projection: projection.statement.clone(),
-        attention: CloudBuilder::note(n, simulation.heads.len()).map(|note| AttentionNote { gamma: GAMMA, note }),
+        projection: projection.statement,
+        display_tokens: selection.tokens.clone(),
+        attention: CloudBuilder::note(n, simulation.heads.len(), saved)
+            .map(|note| AttentionNote { gamma: GAMMA, note }),
         stop: Stop { reason: base.outcome.stop, time: base.outcome.t },
         solver: SolverSummary::new(method, base.outcome.stats),
         clusters: summarize(&flow, base, clusters),
@@ -90,8 +93,15 @@ pub fn assemble(
         twin: twin_report,
     };
     report.summary = super::summary::sentences(&report);
-    let times = simulation.times[..saved].to_vec();
+    let times = (0..saved).filter(|s| selection.draws(*s)).map(|s| simulation.times[s]).collect();
     Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud }, saved })
+}
+
+/// What is drawn of both runs.
+struct Drawn {
+    projection: Projection,
+    selection: Selection,
+    saved: usize,
 }
 
 /// One run as observed.
@@ -106,22 +116,25 @@ impl Observed {
         simulation: &Simulation,
         flow: &AttentionFlow,
         run: &Run,
-        saved: usize,
-        projection: &Projection,
+        drawn: &Drawn,
         outside: &mut Outside,
     ) -> Result<Self, Unfinished> {
         let (n, d) = (simulation.tokens.count(), simulation.tokens.dim());
         let mut collector = Collector::new(simulation.config.observe.cluster_radius);
-        let mut cloud = CloudBuilder::new(n, projection.dim());
-        for (s, &t) in simulation.times[..saved].iter().enumerate() {
+        let mut cloud = CloudBuilder::new(n, drawn.projection.dim(), &drawn.selection);
+        for (s, &t) in simulation.times[..drawn.saved].iter().enumerate() {
             if let Some(interruption) = outside.watcher.interrupted() {
                 return Err(Unfinished::Stopped(interruption));
             }
             let state = run.sampler.sample(s);
             collector.observe(t, TokensRef::new(d, state), attention(flow, n, t, state)?)?;
-            cloud.push(&projection.apply(d, state), &flow.projections(0, t, state), flow.kernel());
+            if drawn.selection.draws(s) {
+                let positions = drawn.projection.apply(d, state, &drawn.selection);
+                cloud.push(&positions, &flow.projections(0, t, state), flow.kernel());
+            }
         }
-        let (series, history, _) = collector.finish();
+        let (series, mut history, _) = collector.finish();
+        history.labels.iter_mut().for_each(|labels| *labels = drawn.selection.of(labels));
         Ok(Self { series, history, cloud: cloud.finish() })
     }
 }
@@ -146,12 +159,10 @@ fn attention(flow: &AttentionFlow, n: usize, t: f64, state: &[f64]) -> Result<At
 }
 
 fn summarize(flow: &AttentionFlow, run: &Run, clusters: Clusters) -> ClusterSummary {
-    let mut leaders: Vec<usize> = (0..flow.heads())
-        .flat_map(|h| statistics::leaders(&flow.projections(h, run.outcome.t, &run.end), flow.kernel().mask()))
-        .collect();
-    leaders.sort_unstable();
-    leaders.dedup();
     let count = clusters.count();
+    let projections = flow.projections(0, run.outcome.t, &run.end);
+    let followed = statistics::followed(&projections, flow.kernel().mask());
+    let leaders = statistics::leaders(&clusters.labels, count, &followed);
     let Clusters { radius, labels, centers, sizes } = clusters;
     ClusterSummary { count, radius, labels, centers, sizes, leaders }
 }

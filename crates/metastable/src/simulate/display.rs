@@ -12,6 +12,54 @@ const MOST_TOKENS: usize = 2048;
 /// A level is round(255·weight^GAMMA), so that small weights can be told from none.
 pub const GAMMA: f64 = 0.5;
 
+/// Of larger clouds this many tokens are drawn, evenly spaced in their order.
+const MOST_DRAWN: usize = 2000;
+/// Positions of one cloud take at most about this many bytes on the page; frames are left out evenly to keep it.
+const MOST_POSITION_BYTES: usize = 8 << 20;
+/// Attention maps of one cloud take at most this many bytes on the page, or there are none.
+const MOST_MAP_BYTES: usize = 4 << 20;
+
+/// Which tokens and which saved times are drawn.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The drawn tokens; all if absent.
+    pub tokens: Option<Vec<usize>>,
+    stride: usize,
+    frames: usize,
+}
+
+impl Selection {
+    /// For `count` tokens drawn in `dim` dimensions at `saved` times.
+    pub fn new(count: usize, dim: usize, saved: usize) -> Self {
+        let drawn = count.min(MOST_DRAWN);
+        let tokens = (drawn < count).then(|| (0..drawn).map(|k| k * count / drawn).collect());
+        let bytes = saved * drawn * dim * size_of::<f32>();
+        let stride = bytes.div_ceil(MOST_POSITION_BYTES).max(1);
+        Self { tokens, stride, frames: saved }
+    }
+
+    /// Whether saved time s is drawn: every stride-th and the last.
+    pub fn draws(&self, s: usize) -> bool {
+        s.is_multiple_of(self.stride) || s + 1 == self.frames
+    }
+
+    /// The drawn entries of a list with one entry a token.
+    pub fn of<T: Clone>(&self, list: &[T]) -> Vec<T> {
+        match &self.tokens {
+            None => list.to_vec(),
+            Some(tokens) => tokens.iter().map(|&i| list[i].clone()).collect(),
+        }
+    }
+
+    /// The drawn tokens of a state.
+    fn state(&self, d: usize, state: &[f64]) -> Vec<f64> {
+        match &self.tokens {
+            None => state.to_vec(),
+            Some(tokens) => tokens.iter().flat_map(|&i| state[i * d..(i + 1) * d].iter().copied()).collect(),
+        }
+    }
+}
+
 /// A linear map from R^d to the drawn space.
 #[derive(Debug, Clone)]
 pub struct Projection {
@@ -61,8 +109,9 @@ impl Projection {
         self.dim
     }
 
-    /// The drawn positions of a state.
-    pub fn apply(&self, d: usize, state: &[f64]) -> Vec<f32> {
+    /// The drawn positions of the selected tokens of a state.
+    pub fn apply(&self, d: usize, state: &[f64], selection: &Selection) -> Vec<f32> {
+        let state = selection.state(d, state);
         match &self.axes {
             None => state.iter().map(|x| *x as f32).collect(),
             Some(axes) => {
@@ -88,24 +137,26 @@ fn oriented(vectors: &Matrix, column: usize, row: usize) -> f64 {
 /// Collects positions and attention maps, saved time after saved time.
 #[derive(Debug)]
 pub struct CloudBuilder {
+    count: usize,
     cloud: Cloud,
     maps: Option<AttentionMaps>,
 }
 
 impl CloudBuilder {
-    /// For `count` tokens drawn in `dim` dimensions.
-    pub fn new(count: usize, dim: usize) -> Self {
+    /// For a cloud of `count` tokens, of which the selected ones are drawn in `dim` dimensions.
+    pub fn new(count: usize, dim: usize, selection: &Selection) -> Self {
         let side = count.min(MOST_ROWS);
         let label = |g: usize| {
             let group = group(g, count, side);
             if group.len() == 1 { format!("{}", group.start) } else { format!("{}–{}", group.start, group.end - 1) }
         };
-        let maps = (count <= MOST_TOKENS).then(|| AttentionMaps {
+        let maps = (has_maps(count, selection.frames)).then(|| AttentionMaps {
             side,
             levels: Vec::new(),
             rows: (0..side).map(label).collect(),
         });
-        Self { cloud: Cloud { count, dim, positions: Vec::new(), attention: None }, maps }
+        let drawn = selection.tokens.as_ref().map_or(count, Vec::len);
+        Self { count, cloud: Cloud { count: drawn, dim, positions: Vec::new(), attention: None }, maps }
     }
 
     /// Adds the state at the next saved time.
@@ -120,7 +171,7 @@ impl CloudBuilder {
     pub fn push_weights(&mut self, positions: &[f32], weights: Option<&Matrix>) {
         self.cloud.positions.extend_from_slice(positions);
         if let Some(maps) = &mut self.maps {
-            let (n, side) = (self.cloud.count, maps.side);
+            let (n, side) = (self.count, maps.side);
             let Some(weights) = weights else {
                 maps.levels.resize(maps.levels.len() + side * side, 0);
                 return;
@@ -137,16 +188,21 @@ impl CloudBuilder {
     }
 
     /// What the report says about the maps.
-    pub fn note(count: usize, heads: usize) -> Option<String> {
+    pub fn note(count: usize, heads: usize, saved: usize) -> Option<String> {
         let head = if heads > 1 { "head 0" } else { "the head" };
-        (count <= MOST_TOKENS).then(|| match count > MOST_ROWS {
+        has_maps(count, saved).then(|| match count > MOST_ROWS {
             true => format!(
                 "Weights of {head}; {count} tokens in {MOST_ROWS} groups of neighbours: what a group gives to a group, \
                  averaged over the giving tokens."
             ),
-            false => format!("Weights of {head}; row: the token that attends, column: the token attended to."),
+            false => format!("Weights of {head}."),
         })
     }
+}
+
+fn has_maps(count: usize, saved: usize) -> bool {
+    let side = count.min(MOST_ROWS);
+    count <= MOST_TOKENS && saved * side * side <= MOST_MAP_BYTES
 }
 
 /// The tokens of group g of `side` groups of neighbours.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::attention::statistics;
-use metastable_dynamics::field::VectorField;
+use metastable_dynamics::field::{AttentionFlow, VectorField};
 
 use super::meant::Simulation;
 use crate::arrays::{Tensor, TensorData, read_array, safetensors_bytes};
@@ -30,7 +30,8 @@ pub struct FieldRequest {
     pub cotangent: Option<PathBuf>,
 }
 
-/// Evaluates the field at t = 0 and writes `field` [n, d], `weights` [heads, n, n], `jvp` and `vjp` [n, d] as asked.
+/// Evaluates the field at t = 0 and writes `field` [n, d], `weights` [heads, n, n], `jvp` and `vjp` [n, d] as asked;
+/// under a LoRA adapter also `field_lora` and so on, as `tokens` and `tokens_lora` of a trajectory.
 ///
 /// # Errors
 /// [`LabError`] naming file or key; nothing is written then.
@@ -43,39 +44,43 @@ pub fn run(request: &FieldRequest) -> Result<(), LabError> {
         });
     }
     let simulation = super::load(&request.config, &request.overrides, request.seed)?;
-    let (n, d) = (simulation.tokens.count(), simulation.tokens.dim());
-    let heads = simulation.adapted.as_ref().unwrap_or(&simulation.heads);
-    let flow = simulation.flow(heads)?;
-    let state = simulation.tokens.as_slice();
-    let mut field = vec![0.0; n * d];
-    flow.evaluate(0.0, state, &mut field);
-    let mut tensors = vec![Tensor::new("field", &[n, d], TensorData::F64(&field))];
-    let weights: Vec<f64> = match request.weights {
-        true => (0..flow.heads())
-            .flat_map(|h| statistics::weights(&flow.projections(h, 0.0, state), flow.kernel()).as_slice().to_vec())
-            .collect(),
-        false => Vec::new(),
-    };
-    if request.weights {
-        tensors.push(Tensor::new("weights", &[flow.heads(), n, n], TensorData::F64(&weights)));
+    let direction = request.direction.as_deref().map(|file| read_like(file, &simulation)).transpose()?;
+    let cotangent = request.cotangent.as_deref().map(|file| read_like(file, &simulation)).transpose()?;
+    let mut arrays = Vec::new();
+    for (suffix, heads) in [("", Some(&simulation.heads)), ("_lora", simulation.adapted.as_ref())] {
+        let Some(heads) = heads else { continue };
+        let flow = simulation.flow(heads)?;
+        let state = simulation.tokens.as_slice();
+        let mut add = |name: &str, fill: &dyn Fn(&mut [f64])| {
+            let mut values = vec![0.0; state.len()];
+            fill(&mut values);
+            arrays.push((format!("{name}{suffix}"), vec![simulation.tokens.count(), simulation.tokens.dim()], values));
+        };
+        add("field", &|out| flow.evaluate(0.0, state, out));
+        if let Some(direction) = &direction {
+            add("jvp", &|out| flow.jvp(0.0, state, direction, out));
+        }
+        if let Some(cotangent) = &cotangent {
+            add("vjp", &|out| flow.vjp(0.0, state, cotangent, out));
+        }
+        if request.weights {
+            arrays.push((format!("weights{suffix}"), weights_shape(&flow, &simulation), weights(&flow, state)));
+        }
     }
-    let mut products = Vec::new();
-    if let Some(file) = &request.direction {
-        let direction = read_like(file, &simulation)?;
-        let mut jvp = vec![0.0; n * d];
-        flow.jvp(0.0, state, &direction, &mut jvp);
-        products.push(("jvp", jvp));
-    }
-    if let Some(file) = &request.cotangent {
-        let cotangent = read_like(file, &simulation)?;
-        let mut vjp = vec![0.0; n * d];
-        flow.vjp(0.0, state, &cotangent, &mut vjp);
-        products.push(("vjp", vjp));
-    }
-    for (name, product) in &products {
-        tensors.push(Tensor::new(name, &[n, d], TensorData::F64(product)));
-    }
+    let tensors: Vec<Tensor> =
+        arrays.iter().map(|(name, shape, values)| Tensor::new(name, shape, TensorData::F64(values))).collect();
     write_file(&request.output, &safetensors_bytes(&tensors, &BTreeMap::new()))
+}
+
+fn weights_shape(flow: &AttentionFlow, simulation: &Simulation) -> Vec<usize> {
+    let n = simulation.tokens.count();
+    vec![flow.heads(), n, n]
+}
+
+/// The n x n weights of every head, one after the other.
+fn weights(flow: &AttentionFlow, state: &[f64]) -> Vec<f64> {
+    let of_head = |h| statistics::weights(&flow.projections(h, 0.0, state), flow.kernel()).as_slice().to_vec();
+    (0..flow.heads()).flat_map(of_head).collect()
 }
 
 /// An array of the tokens' shape.

@@ -31,6 +31,8 @@ pub struct SimulateReport {
     pub tokens: TokensSummary,
     /// How d > 3 was projected for display, if it was.
     pub projection: Option<String>,
+    /// Which tokens are drawn, and have their labels in `cluster_history`; all if absent (up to 2000 tokens).
+    pub display_tokens: Option<Vec<usize>>,
     /// How attention maps were made, if they were.
     pub attention: Option<AttentionNote>,
     /// Why and when the base run stopped.
@@ -121,8 +123,8 @@ pub struct ClusterSummary {
     pub centers: Vec<Vec<f64>>,
     /// Tokens in each cluster.
     pub sizes: Vec<usize>,
-    /// Tokens that some token attends to most.
-    pub leaders: Vec<usize>,
+    /// The member of each cluster that most tokens follow under the first head; none if nobody follows any.
+    pub leaders: Vec<Option<usize>>,
 }
 
 /// The run under the adapter, beside the base run.

@@ -82,7 +82,7 @@ pub struct TokensConfig {
     /// Upper side of the box of the uniform law; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
-    /// Mean of the Gaussian law, [d]; zero by default.
+    /// Mean of the Gaussian law, `[d]`; zero by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f64>>,
     /// Covariance of the Gaussian law, [d, d], symmetric; the identity by default.

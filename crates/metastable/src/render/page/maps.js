@@ -162,8 +162,7 @@ function attentionSection() {
   if (!shown.length) return null;
   const scaleBar = h("canvas", { width: 190, height: 1, "aria-hidden": "true" }), context = scaleBar.getContext("2d");
   for (let k = 0; k < 190; k += 1) { context.fillStyle = rgb(ramp(RAMP, k / 189)); context.fillRect(k, 0, 1, 1); }
-  const head = report.attention && report.attention.head ? ` (${report.attention.head})` : "";
-  const caption = [`Attention weights${head} at the chosen ${axis.name}: row = the token that attends, column = the token attended to; every row sums to 1. `, gamma !== 1 ? `Shade is weight to the power ${show(gamma)}. ` : ""];
+  const caption = [`Attention weights at the chosen ${axis.name}: row = the token that attends, column = the token attended to. `, report.attention && typeof report.attention.note === "string" ? `${report.attention.note} ` : "", gamma !== 1 ? `Shade is weight to the power ${show(gamma)}. ` : ""];
   const rows = () => shown.flatMap((run) => { const m = run.attention.side, all = []; for (let i = 0; i < m; i += 1) for (let j = 0; j < m; j += 1) all.push([run.key, times[shownFrame()], list(run.attention.rows)[i] ?? i, list(run.attention.rows)[j] ?? j, Number(((run.levels[shownFrame() * m * m + i * m + j] / 255) ** (1 / gamma)).toPrecision(4))]); return all; });
   const middle = 0.5 ** (1 / gamma);
   return section("attention", "Attention", figure("attention", caption,
