@@ -4,6 +4,7 @@
 //! fields without ever holding n x n weights; [`statistics`] reads energies, leaders and, on demand, weights from them;
 //! [`jacobian`] differentiates the fields, exactly and in the same memory.
 
+mod exponential;
 pub mod jacobian;
 pub mod kernel;
 pub mod projections;

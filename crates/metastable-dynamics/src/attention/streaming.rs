@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::exponential::exp_below_zero;
 use super::kernel::{AttentionKernel, Normalization};
 use super::projections::Projections;
 
@@ -78,13 +79,17 @@ fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
     }
 }
 
-/// e^x for x <= 0, cutting off where f64 underflows; a library call on subnormals is slow.
-pub(super) fn exp_below_zero(x: f64) -> f64 {
-    if x < -745.0 { 0.0 } else { x.exp() }
-}
-
+/// The largest entry that is not NaN, in lanes for vector registers.
 fn max(row: &[f64]) -> f64 {
-    row.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    let larger = |m: f64, s: f64| if s > m { s } else { m };
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [f64::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &s) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, s);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f64::NEG_INFINITY, larger)
 }
 
 /// Independent partial sums: the order is fixed, and the compiler may use vector registers.

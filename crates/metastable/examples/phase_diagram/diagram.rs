@@ -108,7 +108,7 @@ pub(crate) fn diagram(tokens: &Tokens, scheme: Scheme, epsilons: &[f64]) -> Resu
 }
 
 /// The flow under V = diag(1, 1 - eps), a rank-one update of V = I.
-fn flow(count: usize, epsilon: f64) -> Result<RescaledFlow, DynamicsError> {
+pub(crate) fn flow(count: usize, epsilon: f64) -> Result<RescaledFlow, DynamicsError> {
     let (a, b) = (Matrix::from_rows("a", &[[0.0, 1.0]])?, Matrix::from_rows("b", &[[0.0], [-epsilon]])?);
     let head = Head::identity(2).updated(Target::Value, &LowRankUpdate::new(&a, &b, 1.0)?)?;
     RescaledFlow::new(head, AttentionKernel::softmax(1.0)?, count)
