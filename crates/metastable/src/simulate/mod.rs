@@ -107,7 +107,9 @@ fn take_up(folder: &RunDir, watcher: &mut dyn Watcher) -> Result<Progress, LabEr
             Ok(progress) => return Ok(progress),
             Err(error) => watcher.notice(&format!("the checkpoint cannot be read ({error}): starting over")),
         },
-        Checkpoint::Damaged { reason, .. } => watcher.notice(&format!("the checkpoint is damaged ({reason}): starting over")),
+        Checkpoint::Damaged { reason, .. } => {
+            watcher.notice(&format!("the checkpoint is damaged ({reason}): starting over"))
+        }
         Checkpoint::Absent => {}
     }
     Ok(Progress::default())
