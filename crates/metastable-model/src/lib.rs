@@ -1,1 +1,31 @@
+//! One checkpoint, one forward pass: transformers as Hugging Face folders hold them, seen as moving tokens.
+//!
+//! Not here: experiments, reports, run folders, hashes, users. Every number of a model passes one door, once:
+//! a folder is validated completely when it is opened, and trusted afterwards.
+//!
+//! Reading order: [`model`] is the front; [`checkpoint`](crate::Model::open) opens a folder by its [`config`] and the
+//! name map of its family; [`text`] turns words into ids; the transformer turns ids into [`probe::Hidden`], clouds of
+//! tokens with layers as time; [`heads`] turns weights into the heads of the mathematics.
+//!
+//! A new family is a name map, its fixture, and, where its forward differs, one more variant of an enum in [`config`].
+#![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod heads;
+mod linear;
+pub mod model;
+mod names;
+pub mod probe;
+mod product;
+pub mod text;
+mod transformer;
+
+pub use config::Config;
+pub use error::{ModelError, ModelErrorKind};
+pub use heads::HeadSpectrum;
+pub use model::{Input, Model, Summary};
+pub use probe::Hidden;
+pub use text::{Encoded, Text};

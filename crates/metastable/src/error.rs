@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::DynamicsError;
+use metastable_model::{ModelError, ModelErrorKind};
 
 use crate::watch::Interruption;
 
@@ -62,9 +63,7 @@ pub enum LabError {
         /// The name that came.
         found: String,
         /// The names that exist there.
-        expected: Vec<String>,
-        /// The nearest of them, if one is near.
-        suggestion: Option<String>,
+        expected: Box<[String]>,
     },
     /// A required key that is absent.
     #[error("{}{location}: the key `{missing}` is missing{}", file.display(), at(key))]
@@ -169,6 +168,9 @@ pub enum LabError {
     /// Mathematics that refuses a configured value.
     #[error(transparent)]
     Dynamics(#[from] DynamicsError),
+    /// A checkpoint, tokenizer or text that is refused.
+    #[error(transparent)]
+    Model(Box<ModelError>),
     /// An output path that is a file.
     #[error("{}: expected a folder, found a file", folder.display())]
     NotAFolder {
@@ -290,6 +292,10 @@ impl LabError {
             | Self::OtherRun { .. }
             | Self::NothingToResume { .. }
             | Self::Threads { .. } => ErrorKind::Config,
+            Self::Model(source) => match source.kind() {
+                ModelErrorKind::Input => ErrorKind::Input,
+                _ => ErrorKind::Failure,
+            },
             Self::Dynamics(source) => match source {
                 DynamicsError::Decomposition { .. } => ErrorKind::Failure,
                 _ => ErrorKind::Config,
@@ -311,7 +317,9 @@ impl LabError {
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownName { suggestion: Some(name), .. } => Some(format!("did you mean `{name}`?")),
+            Self::UnknownName { found, expected, .. } => {
+                nearest(found, expected).map(|name| format!("did you mean `{name}`?"))
+            }
             Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("paths in a configuration are relative to the configuration".into())
@@ -332,14 +340,22 @@ impl LabError {
     }
 }
 
+impl From<ModelError> for LabError {
+    fn from(source: ModelError) -> Self {
+        Self::Model(Box::new(source))
+    }
+}
+
 /// A line and a column of a text, both from 1; nothing where they are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Location(Option<(usize, usize)>);
+pub struct Location(Option<(u32, u32)>);
 
 impl Location {
     /// A known place.
     pub fn new(line: usize, column: usize) -> Self {
-        Self(Some((line, column)))
+        // Configurations are smaller than 4 GB: saturating loses nothing.
+        let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self(Some((small(line), small(column))))
     }
 
     /// The place of byte `offset` of `text`; columns count characters.
@@ -351,7 +367,7 @@ impl Location {
     }
 
     /// Line and column, if known.
-    pub fn line_and_column(self) -> Option<(usize, usize)> {
+    pub fn line_and_column(self) -> Option<(u32, u32)> {
         self.0
     }
 }
@@ -360,6 +376,14 @@ impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.map_or(Ok(()), |(line, column)| write!(f, ":{line}:{column}"))
     }
+}
+
+/// The name that `found` was most likely meant to be: at most one slip in three letters, at least one allowed.
+fn nearest<'a>(found: &str, names: &'a [String]) -> Option<&'a String> {
+    let found = found.to_lowercase();
+    let distance = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
+    let allowed = (found.chars().count() / 3).max(1);
+    names.iter().filter(|name| distance(name.as_str()) <= allowed).min_by_key(|name| distance(name.as_str()))
 }
 
 fn at(key: &str) -> String {
@@ -425,8 +449,7 @@ mod tests {
             key: "head[0]".into(),
             what: "key",
             found: "vlaue".into(),
-            expected: vec!["query".into(), "value".into()],
-            suggestion: Some("value".into()),
+            expected: ["query".into(), "value".into()].into(),
         };
         assert_eq!(
             error.to_string(),

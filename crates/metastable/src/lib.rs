@@ -9,11 +9,13 @@
 pub mod arrays;
 pub mod document;
 pub mod error;
+pub mod inspect;
 pub mod observables;
 pub mod provenance;
 pub mod publish;
 pub mod render;
 pub mod run_dir;
+pub mod schema;
 pub mod simulate;
 pub mod table;
 pub mod threads;

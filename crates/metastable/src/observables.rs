@@ -82,6 +82,8 @@ pub struct ClusterHistory {
 #[derive(Debug)]
 pub struct Collector {
     radius: f64,
+    /// Whether clusters are those of the normalised tokens.
+    on_directions: bool,
     tracker: Tracker,
     series: Series,
     labels: Vec<Vec<u64>>,
@@ -92,7 +94,12 @@ impl Collector {
     /// Clusters are linked at `radius`.
     pub fn new(radius: f64) -> Self {
         let (tracker, series) = (Tracker::default(), Series::default());
-        Self { radius, tracker, series, labels: Vec::new(), last: None }
+        Self { radius, on_directions: false, tracker, series, labels: Vec::new(), last: None }
+    }
+
+    /// Clusters are linked at `radius` between tokens normalised to the unit sphere; all else is of the tokens.
+    pub fn on_directions(radius: f64) -> Self {
+        Self { on_directions: true, ..Self::new(radius) }
     }
 
     /// Observes a cloud at time t. O(n² d).
@@ -106,7 +113,10 @@ impl Collector {
         attention: AttentionObservables,
     ) -> Result<(), DynamicsError> {
         let shape = CloudShape::of(tokens)?;
-        let clusters = single_linkage(tokens, self.radius);
+        let clusters = match self.on_directions {
+            true => single_linkage(TokensRef::new(tokens.dim(), &directions(tokens)), self.radius),
+            false => single_linkage(tokens, self.radius),
+        };
         self.tracker.observe(t, &clusters);
         self.labels.push(self.tracker.labels().to_vec());
         let finite = |value: f64| Some(value).filter(|v| v.is_finite());
@@ -134,4 +144,14 @@ impl Collector {
         let history = ClusterHistory { labels: self.labels, events: self.tracker.events().to_vec() };
         (self.series, history, self.last)
     }
+}
+
+/// Every token divided by its norm; a zero token stays zero.
+pub fn directions(tokens: TokensRef<'_>) -> Vec<f64> {
+    let unit = |token: &[f64]| {
+        let norm = metastable_dynamics::linalg::norm(token);
+        let scale = if norm > 0.0 { norm.recip() } else { 0.0 };
+        token.iter().map(|x| scale * x).collect::<Vec<f64>>()
+    };
+    tokens.iter().flat_map(unit).collect()
 }

@@ -55,6 +55,14 @@ impl Mask {
             Self::Causal => i + 1,
         }
     }
+
+    /// Which of the n tokens see token j: the transpose of [`Mask::visible`].
+    pub fn observers(self, j: usize, n: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::Full => 0..n,
+            Self::Causal => j..n,
+        }
+    }
 }
 
 /// Attention as a function of queries and keys: S_ij = beta·score(Q x_i, K x_j), weights by `normalization`.

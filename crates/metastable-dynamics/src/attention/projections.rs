@@ -65,9 +65,19 @@ impl Projections {
         self.count
     }
 
+    /// The width k of queries and keys.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// The width m of the values.
     pub fn value_width(&self) -> usize {
         self.value_width
+    }
+
+    /// How queries and keys are scored.
+    pub fn score(&self) -> Score {
+        self.score
     }
 
     /// beta, as in the kernel.
@@ -85,12 +95,21 @@ impl Projections {
         &self.values[c * self.count..(c + 1) * self.count]
     }
 
+    /// Query i, k numbers; times beta for dot scores.
+    pub(super) fn query(&self, i: usize) -> &[f64] {
+        &self.queries[i * self.width..(i + 1) * self.width]
+    }
+
+    /// Component c of all keys, n numbers.
+    pub(super) fn key_row(&self, c: usize) -> &[f64] {
+        &self.keys[c * self.count..(c + 1) * self.count]
+    }
+
     /// Writes s_ij for the visible j into `row` and returns how many there are. O(n k).
     pub(super) fn scores<'r>(&self, i: usize, mask: Mask, row: &'r mut [f64]) -> &'r mut [f64] {
         let row = &mut row[..mask.visible(i, self.count)];
-        let query = &self.queries[i * self.width..(i + 1) * self.width];
         row.fill(0.0);
-        for (c, &q) in query.iter().enumerate() {
+        for (c, &q) in self.query(i).iter().enumerate() {
             let keys = &self.keys[c * self.count..c * self.count + row.len()];
             match self.score {
                 Score::Dot => row.iter_mut().zip(keys).for_each(|(s, k)| *s += q * k),
@@ -99,6 +118,30 @@ impl Projections {
         }
         if self.score == Score::SquaredDistance {
             row.iter_mut().for_each(|s| *s *= self.beta);
+        }
+        row
+    }
+
+    /// Writes the derivative of s_ij along `direction` for the visible j into `row`: dq_i·k_j + q_i·dk_j for dot
+    /// scores, -2 beta (q_i - k_j)·(dq_i - dk_j) for distances. O(n k).
+    pub(super) fn score_tangents<'r>(
+        &self,
+        direction: &Self,
+        i: usize,
+        mask: Mask,
+        row: &'r mut [f64],
+    ) -> &'r mut [f64] {
+        let row = &mut row[..mask.visible(i, self.count)];
+        row.fill(0.0);
+        for (c, (&q, &dq)) in self.query(i).iter().zip(direction.query(i)).enumerate() {
+            let keys = self.key_row(c).iter().zip(direction.key_row(c));
+            match self.score {
+                Score::Dot => row.iter_mut().zip(keys).for_each(|(ds, (k, dk))| *ds += dq * k + q * dk),
+                Score::SquaredDistance => row.iter_mut().zip(keys).for_each(|(ds, (k, dk))| *ds -= (q - k) * (dq - dk)),
+            }
+        }
+        if self.score == Score::SquaredDistance {
+            row.iter_mut().for_each(|ds| *ds *= 2.0 * self.beta);
         }
         row
     }

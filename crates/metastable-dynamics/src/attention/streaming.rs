@@ -9,7 +9,7 @@ use super::kernel::{AttentionKernel, Normalization};
 use super::projections::Projections;
 
 /// Below this many score evaluations a field is computed on the calling thread: the pool costs more than it saves.
-const SERIAL_PAIRS: usize = 1 << 14;
+pub(super) const SERIAL_PAIRS: usize = 1 << 14;
 
 /// Calls `visit(i, weights, out_i)` for every token i with its row of visible weights P_ij; `out` is cut into n
 /// equal parts. O(n² k) time, O(n) memory a thread.
@@ -56,7 +56,7 @@ pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out:
 }
 
 /// Turns a row of scores s_j into weights, with S_j = gain·s_j.
-pub(super) fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
+fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
     let visible = row.len() as f64;
     match normalization {
         Normalization::Softmax => {
@@ -79,7 +79,7 @@ pub(super) fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]
 }
 
 /// e^x for x <= 0, cutting off where f64 underflows; a library call on subnormals is slow.
-fn exp_below_zero(x: f64) -> f64 {
+pub(super) fn exp_below_zero(x: f64) -> f64 {
     if x < -745.0 { 0.0 } else { x.exp() }
 }
 
@@ -90,16 +90,16 @@ fn max(row: &[f64]) -> f64 {
 /// Independent partial sums: the order is fixed, and the compiler may use vector registers.
 const LANES: usize = 8;
 
-fn lane_sum(a: &[f64]) -> f64 {
+pub(super) fn lane_sum(a: &[f64]) -> f64 {
     lane_fold(a.len(), |j| a[j])
 }
 
-fn lane_dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn lane_dot(a: &[f64], b: &[f64]) -> f64 {
     let b = &b[..a.len()];
     lane_fold(a.len(), |j| a[j] * b[j])
 }
 
-fn lane_dot_shifted(a: &[f64], b: &[f64], shift: f64) -> f64 {
+pub(super) fn lane_dot_shifted(a: &[f64], b: &[f64], shift: f64) -> f64 {
     let b = &b[..a.len()];
     lane_fold(a.len(), |j| a[j] * (b[j] - shift))
 }

@@ -39,6 +39,49 @@ impl AttentionFlow {
             Self::Rescaled(flow) => flow.projections(t, state),
         }
     }
+
+    /// Writes J E, the derivative of the field at (t, state) along `direction` E [n, d], into `out` [n, d]. Exact,
+    /// O(H n² (k + m)) time, no n x n memory, equal to the bit on any number of threads.
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    ///
+    /// # Example
+    /// One token moves by x' = V x whatever it attends to, so the Jacobian is V.
+    /// ```
+    /// use metastable_dynamics::attention::AttentionKernel;
+    /// use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement};
+    /// use metastable_dynamics::{Head, Matrix};
+    /// let value = Matrix::from_rows("value", &[[1.0, 2.0], [3.0, 4.0]]).unwrap();
+    /// let identity = Matrix::scaled_identity(2, 1.0);
+    /// let head = Head::new(identity.clone(), identity, value, None).unwrap();
+    /// let kernel = AttentionKernel::softmax(1.0).unwrap();
+    /// let flow = ParticleFlow::new(vec![head], kernel, 1, Placement::Ambient).unwrap();
+    /// let flow = AttentionFlow::Particle(flow);
+    /// let mut product = [0.0; 2];
+    /// flow.jvp(0.0, &[0.3, -0.8], &[1.0, 0.0], &mut product);
+    /// assert_eq!(product, [1.0, 3.0]);
+    /// flow.vjp(0.0, &[0.3, -0.8], &[1.0, 0.0], &mut product);
+    /// assert_eq!(product, [1.0, 2.0]);
+    /// ```
+    pub fn jvp(&self, t: f64, state: &[f64], direction: &[f64], out: &mut [f64]) {
+        match self {
+            Self::Particle(flow) => flow.jvp(t, state, direction, out),
+            Self::Rescaled(flow) => flow.jvp(t, state, direction, out),
+        }
+    }
+
+    /// Writes Jᵀ G, the gradient of <G, F(t, state)> for a `cotangent` G [n, d], into `out` [n, d]: the transpose of
+    /// [`AttentionFlow::jvp`].
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    pub fn vjp(&self, t: f64, state: &[f64], cotangent: &[f64], out: &mut [f64]) {
+        match self {
+            Self::Particle(flow) => flow.vjp(t, state, cotangent, out),
+            Self::Rescaled(flow) => flow.vjp(t, state, cotangent, out),
+        }
+    }
 }
 
 impl VectorField for AttentionFlow {

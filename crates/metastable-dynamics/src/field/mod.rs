@@ -12,6 +12,9 @@ pub use flow::AttentionFlow;
 pub use particle::{ParticleFlow, Placement};
 pub use rescaled::RescaledFlow;
 
+#[cfg(test)]
+mod jacobian_tests;
+
 /// A time-dependent vector field on R^m (for clouds m = n·d, token after token).
 pub trait VectorField: Sync {
     /// The number m of state variables.

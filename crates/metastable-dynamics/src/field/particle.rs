@@ -3,11 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::VectorField;
+use crate::attention::jacobian::{add_transposed, attend_jvp, attend_vjp};
 use crate::attention::streaming::attend;
 use crate::attention::{AttentionKernel, Projections};
 use crate::error::DynamicsError;
 use crate::geometry::{Geometry, Spheres};
 use crate::head::Head;
+use crate::linalg::dot;
 
 /// Where the velocity of a token may point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,81 @@ impl ParticleFlow {
         projections.fill(&self.kernel, 1.0, state, [head.query(), head.key(), head.value()]);
         projections
     }
+
+    /// Writes J E, the derivative of the field at `state` along `direction` E [n, d], into `out` [n, d].
+    ///
+    /// With u_i = Σ_h W_h y^h_i and the derivative u̇ of [`attend_jvp`]; on spheres, where F_i = u_i - <x_i, u_i> x_i,
+    /// Ḟ_i = u̇_i - (<ẋ_i, u_i> + <x_i, u̇_i>) x_i - <x_i, u_i> ẋ_i [derived]: the derivative of the formula in
+    /// R^d, also for directions that are not tangent. O(H n² (k + m)) time, O(n (d + k + m)) memory.
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    pub fn jvp(&self, _t: f64, state: &[f64], direction: &[f64], out: &mut [f64]) {
+        assert!([direction.len(), out.len()] == [self.len(); 2], "direction and out of the state's length");
+        out.fill(0.0);
+        for (h, head) in self.heads.iter().enumerate() {
+            let (projections, tangents) = (self.projections(h, state), self.projections(h, direction));
+            let mut messages = vec![0.0; self.count * head.value().rows()];
+            attend_jvp(&projections, &tangents, &self.kernel, &mut messages);
+            add_output(head, &messages, out);
+        }
+        if self.placement == Placement::Tangent {
+            let ambient = self.ambient_velocity(state);
+            let clouds = [state, direction, &ambient].map(|cloud| cloud.chunks_exact(self.dim));
+            let [tokens, directions, velocities] = clouds;
+            for (((x, dx), u), du) in tokens.zip(directions).zip(velocities).zip(out.chunks_exact_mut(self.dim)) {
+                let (radial, change) = (dot(x, u), dot(dx, u) + dot(x, du));
+                du.iter_mut().zip(x).zip(dx).for_each(|((du, x), dx)| *du -= change * x + radial * dx);
+            }
+        }
+    }
+
+    /// Writes Jᵀ G, the gradient of <G, F(state)> for a `cotangent` G [n, d], into `out` [n, d].
+    ///
+    /// The transpose of [`ParticleFlow::jvp`]: on spheres ū_i = G_i - <x_i, G_i> x_i goes back through the heads and
+    /// -<x_i, G_i> u_i - <x_i, u_i> G_i is added for the projection [derived]. Same cost.
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    pub fn vjp(&self, _t: f64, state: &[f64], cotangent: &[f64], out: &mut [f64]) {
+        assert!([cotangent.len(), out.len()] == [self.len(); 2], "cotangent and out of the state's length");
+        out.fill(0.0);
+        let mut ambient_cotangent = cotangent.to_vec();
+        if self.placement == Placement::Tangent {
+            Spheres { dim: self.dim }.project(state, &mut ambient_cotangent);
+            let ambient = self.ambient_velocity(state);
+            let clouds = [state, cotangent, &ambient].map(|cloud| cloud.chunks_exact(self.dim));
+            let [tokens, cotangents, velocities] = clouds;
+            for (((x, g), u), out) in tokens.zip(cotangents).zip(velocities).zip(out.chunks_exact_mut(self.dim)) {
+                let (radial, pull) = (dot(x, u), dot(x, g));
+                out.iter_mut().zip(u).zip(g).for_each(|((out, u), g)| *out = -pull * u - radial * g);
+            }
+        }
+        for (h, head) in self.heads.iter().enumerate() {
+            let messages = message_cotangent(head, &ambient_cotangent);
+            let bars = attend_vjp(&self.projections(h, state), &self.kernel, &messages);
+            bars.pull_back([head.query(), head.key(), head.value()], out);
+        }
+    }
+
+    /// u: the field before any projection to spheres.
+    fn ambient_velocity(&self, state: &[f64]) -> Vec<f64> {
+        let mut velocity = vec![0.0; self.len()];
+        self.add_heads(state, &mut velocity);
+        velocity
+    }
+
+    /// velocity += Σ_h W_h Σ_j P^h_ij V_h x_j.
+    fn add_heads(&self, state: &[f64], velocity: &mut [f64]) {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Scratch { projections, messages } = &mut *scratch;
+        for (head, projections) in self.heads.iter().zip(projections) {
+            projections.fill(&self.kernel, 1.0, state, [head.query(), head.key(), head.value()]);
+            let messages = &mut messages[..self.count * head.value().rows()];
+            attend(projections, &self.kernel, messages);
+            add_output(head, messages, velocity);
+        }
+    }
 }
 
 impl VectorField for ParticleFlow {
@@ -97,15 +174,8 @@ impl VectorField for ParticleFlow {
     }
 
     fn evaluate(&self, _t: f64, state: &[f64], velocity: &mut [f64]) {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let Scratch { projections, messages } = &mut *scratch;
         velocity.fill(0.0);
-        for (head, projections) in self.heads.iter().zip(projections) {
-            projections.fill(&self.kernel, 1.0, state, [head.query(), head.key(), head.value()]);
-            let messages = &mut messages[..self.count * head.value().rows()];
-            attend(projections, &self.kernel, messages);
-            add_output(head, messages, velocity);
-        }
+        self.add_heads(state, velocity);
         if self.placement == Placement::Tangent {
             Spheres { dim: self.dim }.project(state, velocity);
         }
@@ -120,9 +190,21 @@ fn add_output(head: &Head, messages: &[f64], velocity: &mut [f64]) {
         Some(output) => {
             for (message, velocity) in messages.chunks_exact(output.columns()).zip(velocity.chunks_exact_mut(d)) {
                 for (c, v) in velocity.iter_mut().enumerate() {
-                    *v += crate::linalg::dot(output.row(c), message);
+                    *v += dot(output.row(c), message);
                 }
             }
         }
     }
+}
+
+/// Wᵀ G_i for every token: the cotangent of a head's messages.
+fn message_cotangent(head: &Head, cotangent: &[f64]) -> Vec<f64> {
+    head.output().map_or_else(
+        || cotangent.to_vec(),
+        |output| {
+            let mut messages = vec![0.0; cotangent.len() / head.dim() * output.columns()];
+            add_transposed(output, cotangent, &mut messages);
+            messages
+        },
+    )
 }

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::VectorField;
 use super::propagator::Propagator;
+use crate::attention::jacobian::{attend_relative_jvp, attend_relative_vjp};
 use crate::attention::streaming::attend_relative;
 use crate::attention::{AttentionKernel, Projections};
 use crate::error::DynamicsError;
@@ -110,7 +111,41 @@ impl RescaledFlow {
         projections
     }
 
+    /// Writes J E, the derivative of the field at time t along `direction` E [n, d], into `out` [n, d].
+    ///
+    /// z enters the scores through Q e^{tV}, K e^{tV} and the messages through V (R^{-1} V between layers), so this
+    /// is [`attend_relative_jvp`] under those matrices [derived]. Derivatives of scores carry the gain e^{2λt}: off
+    /// ties they vanish together with the losers' weights, at ties of different tokens they are truly that large.
+    /// O(n² (k + d)) time, O(n (k + d)) memory.
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    pub fn jvp(&self, t: f64, state: &[f64], direction: &[f64], out: &mut [f64]) {
+        assert_eq!(direction.len(), state.len(), "a direction of the state's length");
+        let (projections, tangents) = (self.projections(t, state), self.projections(t, direction));
+        attend_relative_jvp(&projections, &tangents, &self.kernel, out);
+    }
+
+    /// Writes Jᵀ G, the gradient of <G, F(t, state)> for a `cotangent` G [n, d], into `out` [n, d]: the transpose of
+    /// [`RescaledFlow::jvp`], at the same cost.
+    ///
+    /// # Panics
+    /// If a slice has another length than n·d.
+    pub fn vjp(&self, t: f64, state: &[f64], cotangent: &[f64], out: &mut [f64]) {
+        assert_eq!(out.len(), state.len(), "a gradient of the state's length");
+        out.fill(0.0);
+        let (matrices, _) = self.matrices(t);
+        let bars = attend_relative_vjp(&self.projections(t, state), &self.kernel, cotangent);
+        bars.pull_back([&matrices[0], &matrices[1], &self.mobility], out);
+    }
+
     fn fill(&self, t: f64, state: &[f64], projections: &mut Projections) {
+        let ([query, key], gain) = self.matrices(t);
+        projections.fill(&self.kernel, gain, state, [&query, &key, &self.mobility]);
+    }
+
+    /// Q and K times the bounded part of e^{tV}, and the factor that is missing from the scores.
+    fn matrices(&self, t: f64) -> ([Matrix; 2], f64) {
         let (bounded, gain) = match &self.clock {
             Clock::Continuous(propagator) => (propagator.bounded_part(t), (2.0 * propagator.growth() * t).exp()),
             Clock::Layers(advance, growth, step) => {
@@ -118,9 +153,7 @@ impl RescaledFlow {
                 (power(advance, layer as u64), growth.powf(2.0 * layer))
             }
         };
-        let query = self.head.query().multiply(&bounded);
-        let key = self.head.key().multiply(&bounded);
-        projections.fill(&self.kernel, gain, state, [&query, &key, &self.mobility]);
+        ([self.head.query().multiply(&bounded), self.head.key().multiply(&bounded)], gain)
     }
 }
 

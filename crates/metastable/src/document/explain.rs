@@ -38,21 +38,12 @@ pub(super) fn explain(file: &Path, location: Location, failure: Failure) -> LabE
 fn unknown_name(file: std::path::PathBuf, location: Location, key: String, what: &'static str, rest: &str) -> LabError {
     let mut names = quoted(rest);
     let found = if names.is_empty() { rest.to_owned() } else { names.remove(0) };
-    let suggestion = nearest(&found, &names);
-    LabError::UnknownName { file, location, key, what, found, expected: names, suggestion }
+    LabError::UnknownName { file, location, key, what, found, expected: names.into() }
 }
 
 /// The words between backquotes.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
-/// The name that `found` was most likely meant to be: at most one slip in three letters, at least one allowed.
-fn nearest(found: &str, names: &[String]) -> Option<String> {
-    let found = found.to_lowercase();
-    let distance = |name: &String| strsim::damerau_levenshtein(&found, &name.to_lowercase());
-    let allowed = (found.chars().count() / 3).max(1);
-    names.iter().filter(|name| distance(name) <= allowed).min_by_key(|name| distance(name)).cloned()
 }
 
 /// Rust's names of types in the words of the field.

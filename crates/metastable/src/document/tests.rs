@@ -86,7 +86,7 @@ fn unknown_keys_are_refused_with_place_path_and_suggestion_in_every_format() {
     let cases = [
         (Format::Toml, TOML.replace("value", "vlaue"), "run.toml:3:1: unknown key `vlaue` in `head[0]`"),
         (Format::Yaml, YAML.replace("value", "vlaue"), "run.yaml:3:5: unknown key `vlaue` in `head[0]`"),
-        (Format::Json, JSON.replace("value", "vlaue"), "run.json:2:19: unknown key `vlaue` in `head[0]`"),
+        (Format::Json, JSON.replace("value", "vlaue"), "run.json:2:18: unknown key `vlaue` in `head[0]`"),
     ];
     for (format, text, beginning) in cases {
         let error = parse(&text, format).unwrap_err();
@@ -112,7 +112,7 @@ fn far_names_get_no_suggestion() {
 #[test]
 fn wrong_types_are_named_by_their_path() {
     let text = TOML.replace("0.5", "\"half\"");
-    let message = "run.toml:3:13: `head[0].value[0][1]`: expected a number, found the text \"half\"";
+    let message = "run.toml:3:14: `head[0].value[0][1]`: expected a number, found the text \"half\"";
     assert_eq!(refusal(&text, Format::Toml), message);
     let negative = refusal("seed: -1", Format::Yaml);
     assert!(

@@ -430,7 +430,9 @@ mod tests {
         let scale = Scale::log((1e-8, 2.0), (0.0, 90.0));
         assert_eq!(scale.at(0.0), None);
         assert_eq!(scale.at(1e-8), Some(0.0));
-        assert_eq!(scale.ticks(4).last().unwrap().label, "10");
+        // Every third decade of 1e-8..10, at powers divisible by three.
+        let labels: Vec<String> = scale.ticks(4).into_iter().map(|tick| tick.label).collect();
+        assert_eq!(labels, ["10\u{207b}\u{2076}", "10\u{207b}\u{b3}", "1"]);
         assert_eq!(power_of_ten(-13), "10\u{207b}\u{b9}\u{b3}");
     }
 

@@ -116,6 +116,20 @@ impl CloudBuilder {
         }
     }
 
+    /// Adds a state with given dense weights; no weights are drawn as an empty map.
+    pub fn push_weights(&mut self, positions: &[f32], weights: Option<&Matrix>) {
+        self.cloud.positions.extend_from_slice(positions);
+        if let Some(maps) = &mut self.maps {
+            let (n, side) = (self.cloud.count, maps.side);
+            let Some(weights) = weights else {
+                maps.levels.resize(maps.levels.len() + side * side, 0);
+                return;
+            };
+            let rows: Vec<f64> = (0..n).flat_map(|i| group_sums(weights.row(i), n, side)).collect();
+            maps.levels.extend(group_levels(&rows, n, side));
+        }
+    }
+
     /// The finished cloud.
     pub fn finish(mut self) -> Cloud {
         self.cloud.attention = self.maps;
@@ -145,15 +159,23 @@ fn levels(projections: &Projections, kernel: &AttentionKernel, side: usize) -> V
     let n = projections.count();
     let mut rows = vec![0.0; n * side];
     streaming::for_each_row(projections, kernel, &mut rows, |_, weights, out| {
-        for (g, out) in out.iter_mut().enumerate() {
-            *out = group(g, n, side).filter_map(|j| weights.get(j)).sum();
-        }
+        out.iter_mut().zip(group_sums(weights, n, side)).for_each(|(out, sum)| *out = sum);
     });
-    let mean = |g: usize, c: usize| {
+    group_levels(&rows, n, side).collect()
+}
+
+/// What a token gives to each group; tokens under the mask get nothing.
+fn group_sums(weights: &[f64], n: usize, side: usize) -> impl Iterator<Item = f64> {
+    (0..side).map(move |g| group(g, n, side).filter_map(|j| weights.get(j)).sum())
+}
+
+/// Means over the giving tokens of each group, as levels; `rows` is [n, side].
+fn group_levels(rows: &[f64], n: usize, side: usize) -> impl Iterator<Item = u8> {
+    let mean = move |g: usize, c: usize| {
         let group = group(g, n, side);
         let size = group.len() as f64;
         group.map(|i| rows[i * side + c]).sum::<f64>() / size
     };
     let level = |w: f64| (255.0 * w.clamp(0.0, 1.0).powf(GAMMA)).round() as u8;
-    (0..side * side).map(|k| level(mean(k / side, k % side))).collect()
+    (0..side * side).map(move |k| level(mean(k / side, k % side)))
 }

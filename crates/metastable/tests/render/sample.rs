@@ -6,7 +6,7 @@ use metastable::render::{AttentionMaps, Cloud, Display};
 use serde_json::{Value, json};
 
 /// numpy.random.RandomState(42).uniform(-1, 1, (20, 2)), the tokens of the experiment of theory section 3.1.
-pub const SEED_42: [[f64; 2]; 20] = [
+pub(crate) const SEED_42: [[f64; 2]; 20] = [
     [-0.250919762305275, 0.9014286128198323],
     [0.4639878836228102, 0.1973169683940732],
     [-0.687962719115127, -0.6880109593275947],
@@ -32,7 +32,7 @@ pub const SEED_42: [[f64; 2]; 20] = [
 type Snapshot = Vec<Vec<f64>>;
 
 /// Shares in [0, 1) by Weyl's equidistribution, enough to scatter points.
-pub fn scatter(k: usize) -> f64 {
+pub(crate) fn scatter(k: usize) -> f64 {
     (k as f64 * 0.754_877_666_246_692_7 + (k as f64 * 0.569_840_290_998_053_2).sin() * 0.5).rem_euclid(1.0)
 }
 
@@ -203,7 +203,7 @@ struct Twin<'a> {
 }
 
 /// The seed-42 twin: V = I against diag(1, 1 - 0.02).
-pub fn seed_42() -> (Value, Display) {
+pub(crate) fn seed_42() -> (Value, Display) {
     let start = SEED_42.iter().map(|x| x.to_vec()).collect();
     twin(&Twin {
         title: "Seed-42 tokens, V = I → diag(1, 1 − ε)",
@@ -216,7 +216,7 @@ pub fn seed_42() -> (Value, Display) {
 }
 
 /// Forty tokens on the unit sphere.
-pub fn sphere() -> (Value, Display) {
+pub(crate) fn sphere() -> (Value, Display) {
     let point = |k: usize| {
         let (z, angle) = (1.6 * scatter(k) - 0.6, std::f64::consts::TAU * scatter(k + 1000));
         let r = (1.0 - z * z).sqrt();
@@ -234,7 +234,7 @@ pub fn sphere() -> (Value, Display) {
 }
 
 /// Twelve tokens on a line.
-pub fn line() -> (Value, Display) {
+pub(crate) fn line() -> (Value, Display) {
     let start = (0..12).map(|k| vec![2.0 * scatter(k) - 1.0]).collect();
     twin(&Twin {
         title: "Twelve tokens on a line",
@@ -247,7 +247,7 @@ pub fn line() -> (Value, Display) {
 }
 
 /// Two thousand tokens in the plane that only drift, to try the speed of the page.
-pub fn crowd() -> (Value, Display) {
+pub(crate) fn crowd() -> (Value, Display) {
     let start: Snapshot = (0..2000).map(|k| vec![2.0 * scatter(k) - 1.0, 2.0 * scatter(3 * k + 7) - 1.0]).collect();
     let (mut report, mut display) = seed_42();
     let draw = |pull: f64| -> Cloud {
@@ -351,7 +351,7 @@ fn twin(setup: &Twin) -> (Value, Display) {
 }
 
 /// The token strings of a text that tries to break out of the page.
-pub const HOSTILE: [&str; 33] = [
+pub(crate) const HOSTILE: [&str; 33] = [
     "[CLS]",
     "<script>alert(1)</script>",
     "</script>",
@@ -388,12 +388,12 @@ pub const HOSTILE: [&str; 33] = [
 ];
 
 /// A small encoder on the hostile text: seven layers (six blocks and the embedding), twelve heads.
-pub fn inspect() -> (Value, Display) {
+pub(crate) fn inspect() -> (Value, Display) {
     const LAYERS: usize = 7;
     let n = HOSTILE.len();
     let position = |layer: usize, i: usize| {
         let pull = layer as f64 / 8.0;
-        let side = if i % 3 == 0 { 0.8 } else { -0.5 };
+        let side = if i.is_multiple_of(3) { 0.8 } else { -0.5 };
         let wander = |k: usize| 2.4 * scatter(i * 17 + k) - 1.2 + 0.15 * (layer as f64 + i as f64).sin();
         vec![wander(1) * (1.0 - pull) + side * pull * 1.4, wander(5) * (1.0 - pull) + side * pull * 0.6]
     };
@@ -425,7 +425,7 @@ pub fn inspect() -> (Value, Display) {
         "model": {"family": "bert", "layers": 6, "hidden": 384, "heads": 12, "kv_heads": 12, "vocab": 30522, "parameters": 22713216, "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
         "layers": layers, "heads": heads,
     });
-    let mut base = cloud(&run, &[1.0, 1.0], &vec![0.4; LAYERS]);
+    let mut base = cloud(&run, &[1.0, 1.0], &[0.4; LAYERS]);
     if let Some(maps) = &mut base.attention {
         maps.rows = HOSTILE.iter().map(|s| (*s).to_owned()).collect();
     }

@@ -4,6 +4,9 @@ use crate::render::read;
 use crate::render::svg::{Drawing, INK, Panel, SOFT, Scale, Stroke};
 use serde_json::Value;
 
+/// A curve over layers with gaps.
+type Points = Vec<(f64, Option<f64>)>;
+
 const COLUMNS: usize = 3;
 const CELL: (f64, f64) = (250.0, 190.0);
 /// Columns of `layers[]` in the order in which they are drawn, with the words on their axis.
@@ -19,7 +22,7 @@ const KNOWN: [(&str, &str); 7] = [
 
 /// Draws `layers.svg`: small multiples of every known column of `layers[]`.
 pub(super) fn layers(report: &Value) -> Option<String> {
-    let columns: Vec<(&str, Vec<(f64, Option<f64>)>)> = KNOWN
+    let columns: Vec<(&str, Points)> = KNOWN
         .iter()
         .map(|(key, words)| (*words, layer_column(report, key)))
         .filter(|(_, points)| points.iter().any(|(_, y)| y.is_some()))
@@ -39,7 +42,7 @@ pub(super) fn layers(report: &Value) -> Option<String> {
     Some(drawing.finish())
 }
 
-fn layer_column(report: &Value, key: &str) -> Vec<(f64, Option<f64>)> {
+fn layer_column(report: &Value, key: &str) -> Points {
     let place = |(k, layer): (usize, &Value)| {
         (read::number(layer, "/index").unwrap_or(k as f64), read::number(layer, &format!("/{key}")))
     };

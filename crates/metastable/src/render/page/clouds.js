@@ -100,6 +100,7 @@ function cloudsSection() {
   // A cloud that grows by more than this factor would be a dot at its start.
   const spread = (frame) => { const { low, high } = boundsOf(frame, frame); return Math.max(...low.map((x, k) => high[k] - x)); };
   if (dim > 1 && spread(frames - 1) > 15 * spread(0)) view.axes = "follow";
+  if (count <= 200) view.trails = "whole";
   const redraw = () => emit("time");
   const token = h("input", { type: "number", min: 0, max: count - 1, placeholder: "none", "aria-label": "Highlighted token", oninput: () => { state.pinned = -1; if (token.value !== "" && Number(token.value) >= 0 && Number(token.value) < count) pin(Math.floor(Number(token.value))); else emit("token"); } });
   on("token", () => { if (document.activeElement !== token) token.value = state.pinned >= 0 ? state.pinned : ""; });

@@ -60,7 +60,8 @@ function timePlot(options) {
   if (!options.yRange && !options.logY) {
     const margin = (high - low) * 0.07;
     low -= margin; high += margin;
-    if (!(high > low)) { const spread = Math.max(Math.abs(low) * 0.1, 1e-9); low -= spread; high += spread; }
+    // A spread of rounding errors is drawn as the constant that it is.
+    if (!(high - low > 1e-4 * Math.abs(high))) { const spread = Math.max(Math.abs(low) * 0.1, 1e-9); low -= spread; high += spread; }
   }
   const y = scale(low, high, box.bottom, box.top, Boolean(options.logY));
   const node = s("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.aria || options.title, "data-title": options.title });

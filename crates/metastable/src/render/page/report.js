@@ -28,7 +28,7 @@ function timesPanel() {
     return cell(name, show(mark.value, Math.min(7, digits)), [mark.bracket ? `in [${show(mark.bracket[0], digits + 1)}, ${show(mark.bracket[1], digits + 1)}]` : "", h("br"), mark.meaning], false, () => { stop(); setTime(mark.value); });
   });
   const size = (part) => (part && part.clusters && isNumber(part.clusters.count) ? part.clusters.count : "–");
-  cells.push(cell("clusters at the end, base → LoRA", `${size(report)} → ${size(twin)}`, isNumber(report.clusters && report.clusters.radius) ? `single linkage at radius ${show(report.clusters.radius)}` : ""));
+  cells.push(cell("clusters, base → LoRA", `${size(report)} → ${size(twin)}`, isNumber(report.clusters && report.clusters.radius) ? `at the end, by single linkage at radius ${show(report.clusters.radius)}` : "at the end"));
   if (isNumber(twin.max_distance)) cells.push(cell("largest distance base–LoRA", show(twin.max_distance), "over tokens and times"));
   return h("dl", { class: "times" }, cells);
 }

@@ -15,8 +15,9 @@ function rounds(a, b, about) {
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const ticks = [];
   for (let k = Math.ceil(a / step - 1e-9); k <= Math.floor(b / step + 1e-9) && ticks.length < 50; k += 1) {
-    const x = k * step, small = Math.abs(x) < 1e5 && (x === 0 || step >= 1e-4);
-    ticks.push([x, small ? x.toFixed(Math.min(decimals, 8)).replace(/^-/, "−").replace(/^−0(\.0+)?$/, "0") : show(x, 3)]);
+    // Powers of ten only where the neighbours stay different with three digits.
+    const x = k * step, small = Math.abs(x) < 1e5 && (x === 0 || step >= 1e-4 || Math.max(Math.abs(a), Math.abs(b)) > 100 * step);
+    ticks.push([x, small ? (x === 0 ? "0" : x.toFixed(Math.min(decimals, 12))).replace(/^-/, "−").replace(/^−0(\.0+)?$/, "0") : show(x, 3)]);
   }
   return ticks;
 }

@@ -1,7 +1,7 @@
 // Observables over time: small multiples with one cursor, and the distance between base and twin.
 
 const COLUMNS = {
-  n_clusters: ["number of clusters", "$k$"], max_mass: ["largest cluster, share of tokens", "$m$"], energy: ["interaction energy", "$E$"], log_energy: ["logarithm of the energy", "log $E$"],
+  n_clusters: ["number of clusters", "$k$"], max_mass: ["largest cluster, share of tokens", "$m$"], energy: ["interaction energy", "$E$"], log_energy: ["log energy", "log $E$"],
   mean_cosine: ["mean cosine", "cos"], min_cosine: ["least cosine", "cos"], max_cosine: ["greatest cosine", "cos"], diameter: ["diameter", "diam"],
   effective_rank: ["effective rank", "rank"], hull_vertices: ["vertices of the convex hull", "count"], attention_rank: ["rank of the attention matrix", "rank"], anisotropy: ["anisotropy", ""], radius_mean: ["mean radius", "|$x$|"],
 };
@@ -27,7 +27,7 @@ function smallMultiple(column) {
   const values = own.flatMap((run) => run.series[column].filter(isNumber));
   const [low, high] = extent(values);
   const mayLog = low > 0 && high / low > 50;
-  let logY = mayLog && column === "energy", plot = null;
+  let logY = mayLog && /energy/.test(column), plot = null;
   const csvText = () => csv(["run", axis.symbol, column], own.flatMap((run) => pointsOf(run.seriesTimes, run.series[column]).map(([t, y]) => [run.key, t, y])));
   const draw = (width) => {
     plot = timePlot({

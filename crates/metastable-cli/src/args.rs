@@ -1,0 +1,281 @@
+//! The command line, as written. What it means is for the commands to say.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use metastable::Existing;
+
+/// Transformers as dynamical systems: tokens are particles, layers are time.
+#[derive(Debug, Parser)]
+#[command(name = "metastable", version, styles = Styles::plain(), max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Example:\n  metastable simulate examples/lora-twin.toml -o runs/lora-twin")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Settings of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// Settings of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// Computes with N threads [default: all cores]; results do not depend on it
+    #[arg(long, value_name = "N", global = true)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Shows no progress
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+    /// Says nothing but errors on stderr
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Says more on stderr; repeat for still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// How data are written to stdout
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
+    pub(crate) format: OutputFormat,
+}
+
+/// How data are written to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// A table for eyes.
+    #[default]
+    Table,
+    /// JSON for scripts.
+    Json,
+    /// CSV for spreadsheets.
+    Csv,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Follows tokens through an attention flow, with or without a LoRA twin
+    Simulate(SimulateArgs),
+    /// Evaluates the vector field of a configuration once, without integrating
+    Field(FieldArgs),
+    /// Reads a checkpoint and follows real text through its layers
+    Inspect(InspectArgs),
+    /// Writes the logits (decoders) or last hidden states (encoders) of a checkpoint for given token ids
+    Logits(LogitsArgs),
+    /// Rebuilds report.html, tables and figures of a finished run from its report.json
+    Render(RenderArgs),
+    /// Prints the JSON Schema of a configuration
+    Schema(SchemaArgs),
+    /// Compares this build with the closed forms of the papers; exit code 3 if one fails
+    Selftest,
+}
+
+/// Where a run goes and what happens to a run that is there.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The run folder [default: runs/ and the name of the input]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Demands that DIR holds an unfinished run to continue (one of the same configuration is continued anyway)
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
+    /// Replaces the run that is in DIR; never touches a folder that no run wrote
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+impl RunArgs {
+    /// What to do with a folder that already holds a run.
+    pub(crate) fn existing(&self) -> Existing {
+        match (self.overwrite, self.resume) {
+            (true, _) => Existing::Overwrite,
+            (false, true) => Existing::Resume,
+            (false, false) => Existing::Refuse,
+        }
+    }
+}
+
+/// `metastable simulate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable simulate examples/lora-twin.toml --set kernel.beta=2 -o runs/beta-2")]
+pub(crate) struct SimulateArgs {
+    /// The configuration (.toml, .yaml, .yml or .json)
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// The seed, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Checks everything, prints the resolved configuration, writes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `metastable field`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable field examples/lora-twin.toml --weights -o field.safetensors")]
+pub(crate) struct FieldArgs {
+    /// The configuration (.toml, .yaml, .yml or .json)
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// The file to write: `field` [n, d] and what else is asked for
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Adds the attention weights, `weights` [heads, n, n]
+    #[arg(long)]
+    pub(crate) weights: bool,
+    /// Adds the derivative along this [n, d] array, `jvp`
+    #[arg(long, value_name = "E.npy")]
+    pub(crate) direction: Option<PathBuf>,
+    /// Adds the transposed derivative applied to this [n, d] array, `vjp`
+    #[arg(long, value_name = "G.npy")]
+    pub(crate) cotangent: Option<PathBuf>,
+    /// The seed, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// `metastable inspect`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  metastable inspect models/all-MiniLM-L6-v2 --prompt \"The cat sits outside\" -o runs/cat"
+)]
+pub(crate) struct InspectArgs {
+    /// A folder with config.json, model.safetensors and tokenizer.json
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The text to follow.
+    #[command(flatten)]
+    pub(crate) input: InspectInput,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Analyses the heads of these blocks only, as 0,3,5 [default: all]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    pub(crate) layers: Vec<usize>,
+    /// Cuts the text after N tokens [default: what the model allows]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// Links normalised tokens nearer than this into one cluster [default: 0.7]
+    #[arg(long, value_name = "R")]
+    pub(crate) cluster_radius: Option<f64>,
+}
+
+/// The text of `metastable inspect`: one of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct InspectInput {
+    /// Follows the text of a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Follows this text
+    #[arg(long, value_name = "STRING")]
+    pub(crate) prompt: Option<String>,
+}
+
+/// `metastable logits`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  metastable logits models/all-MiniLM-L6-v2 --ids 101,1996,4937,102 -o last.safetensors"
+)]
+pub(crate) struct LogitsArgs {
+    /// A folder with config.json and model.safetensors
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub(crate) ids: Vec<u32>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// `metastable render`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable render runs/lora-twin")]
+pub(crate) struct RenderArgs {
+    /// The folder of a finished run
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+}
+
+/// `metastable schema`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable schema simulate > simulate.schema.json")]
+pub(crate) struct SchemaArgs {
+    /// Whose schema
+    #[arg(value_name = "WHAT", value_enum, default_value_t)]
+    pub(crate) what: SchemaOf,
+}
+
+/// Whose schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// The configuration of `simulate`.
+    #[default]
+    Simulate,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_but_selftest_shows_a_real_example() {
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "selftest") {
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let line = example.lines().nth(1).unwrap_or_default();
+            // The shell would take the quotes off and the redirection away.
+            let line = line.replace("\"The cat sits outside\"", "text").replace("> simulate.schema.json", "");
+            assert!(line.contains(&format!("metastable {} ", command.get_name())), "{example}");
+            parse(&line).unwrap();
+        }
+    }
+
+    #[test]
+    fn overwriting_and_resuming_exclude_each_other() {
+        let existing = |flags: &str| match parse(&format!("metastable simulate x.toml {flags}")).unwrap().command {
+            Command::Simulate(args) => args.run.existing(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(existing(""), Existing::Refuse);
+        assert_eq!(existing("--resume"), Existing::Resume);
+        assert_eq!(existing("--overwrite"), Existing::Overwrite);
+        assert!(parse("metastable simulate x.toml --resume --overwrite").is_err());
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in ["metastable --threads 2 --format json selftest", "metastable selftest --threads 2 --format json"] {
+            let global = parse(line).unwrap().global;
+            assert_eq!((global.threads.map(NonZeroUsize::get), global.format), (Some(2), OutputFormat::Json));
+        }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let cli = parse("metastable logits model --ids 1,2,3 -o x.safetensors").unwrap();
+        assert!(matches!(cli.command, Command::Logits(args) if args.ids == [1, 2, 3]));
+    }
+}

@@ -1,0 +1,72 @@
+//! `metastable inspect` and `metastable logits`.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use anyhow::Result;
+use metastable::inspect::report::InspectReport;
+use metastable::inspect::{self, DEFAULT_CLUSTER_RADIUS, InspectRequest, TextSource};
+use metastable::table::{Column, Table};
+
+use super::show::{self, Out};
+use crate::args::{InspectArgs, LogitsArgs, OutputFormat};
+use crate::progress::Progress;
+
+/// Follows a text through a checkpoint.
+pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
+    let text = match (args.input.text, args.input.prompt) {
+        (Some(file), _) => TextSource::File(file),
+        (None, prompt) => TextSource::Prompt(prompt.unwrap_or_default()),
+    };
+    let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
+    let request = InspectRequest {
+        output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
+        existing: args.run.existing(),
+        model: args.model,
+        text,
+        max_tokens: args.max_tokens.map(NonZeroUsize::get),
+        layers: args.layers,
+        cluster_radius: args.cluster_radius.unwrap_or(DEFAULT_CLUSTER_RADIUS),
+    };
+    let report = inspect::run(&request, progress)?;
+    progress.clear();
+    let mut out = Out::new();
+    let table = layers(&report)?;
+    match format {
+        OutputFormat::Json => out.json(&serde_json::json!({
+            "title": report.title, "model": report.model, "layers": report.layers,
+            "summary": report.summary, "warnings": report.warnings,
+        }))?,
+        OutputFormat::Csv => out.text(&table.to_csv())?,
+        OutputFormat::Table => {
+            out.line(&format!("{}\n", report.title))?;
+            for sentence in report.summary.iter().chain(&report.warnings) {
+                out.line(&format!("  {sentence}"))?;
+            }
+            out.line("")?;
+            out.text(&show::table(&table))?;
+            out.line(&format!("\nreport: {}", request.output.join("report.html").display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes last hidden states.
+pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+    inspect::logits(&args.model, &args.ids, &args.output)?;
+    Out::new().line(&args.output.display().to_string())
+}
+
+fn layers(report: &InspectReport) -> Result<Table> {
+    let rows = &report.layers;
+    let mut table = Table::new("layers");
+    table.push("layer", Column::Integer(rows.iter().map(|row| i64::try_from(row.index).unwrap_or(-1)).collect()))?;
+    table.push("mean cosine", Column::Float(rows.iter().map(|row| row.mean_cosine).collect()))?;
+    let content = rows.iter().map(|row| row.without_special.as_ref().and_then(|row| row.mean_cosine)).collect();
+    table.push("without special", Column::Float(content))?;
+    table.push("clusters", Column::Float(rows.iter().map(|row| row.n_clusters).collect()))?;
+    table.push("effective rank", Column::Float(rows.iter().map(|row| row.effective_rank).collect()))?;
+    table.push("anisotropy", Column::Float(rows.iter().map(|row| row.anisotropy).collect()))?;
+    table.push("mean norm", Column::Float(rows.iter().map(|row| row.radius_mean).collect()))?;
+    Ok(table)
+}

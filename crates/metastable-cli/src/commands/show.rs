@@ -1,0 +1,68 @@
+//! Data on stdout: lines, tables, JSON. A reader that stops reading is no error.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use comfy_table::presets::NOTHING;
+use metastable::table::Table;
+
+/// Standard output; errors come back instead of ending the program.
+#[derive(Debug)]
+pub(crate) struct Out {
+    stdout: io::Stdout,
+}
+
+impl Out {
+    /// Standard output.
+    pub(crate) fn new() -> Self {
+        Self { stdout: io::stdout() }
+    }
+
+    /// Text as it is.
+    pub(crate) fn text(&mut self, text: &str) -> Result<()> {
+        Ok(self.stdout.write_all(text.as_bytes())?)
+    }
+
+    /// One line.
+    pub(crate) fn line(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.stdout, "{line}")?)
+    }
+
+    /// One JSON document.
+    pub(crate) fn json(&mut self, value: &serde_json::Value) -> Result<()> {
+        Ok(writeln!(self.stdout, "{}", serde_json::to_string_pretty(value)?)?)
+    }
+}
+
+/// A table for eyes: aligned columns, numbers short.
+pub(crate) fn table(table: &Table) -> String {
+    let mut shown = comfy_table::Table::new();
+    shown.load_style(NOTHING).set_header(table.header().map(str::to_owned).collect::<Vec<_>>());
+    for row in 0..table.rows() {
+        shown.add_row(table.row_text(row).map(|cell| short(&cell)).collect::<Vec<_>>());
+    }
+    format!("{}\n", shown.trim_fmt())
+}
+
+/// A number with more digits than eyes want, to six significant ones.
+fn short(cell: &str) -> String {
+    match cell.parse::<f64>() {
+        Ok(number) if cell.len() > 9 && number.is_finite() => {
+            let magnitude = number.abs();
+            if (1e-3..1e6).contains(&magnitude) { format!("{number:.4}") } else { format!("{number:.3e}") }
+        }
+        _ => cell.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_shortened_and_words_are_not() {
+        assert_eq!(short("5.754637313212987"), "5.7546");
+        assert_eq!(short("0.00000012345678"), "1.235e-7");
+        assert_eq!(short("second-cluster time"), "second-cluster time");
+    }
+}

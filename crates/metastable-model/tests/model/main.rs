@@ -1,0 +1,9 @@
+//! The model floor from outside: synthetic encoders against a naive forward, hostile files, and real weights.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod forward;
+mod heads;
+mod hostile;
+mod minilm;
+mod text;
+mod world;

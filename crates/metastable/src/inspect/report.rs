@@ -1,0 +1,147 @@
+//! The report of an inspection, as it stands in `report.json`.
+
+use serde::Serialize;
+
+use crate::observables::{ClusterHistory, Series};
+use crate::provenance::Provenance;
+use crate::simulate::report::{AttentionNote, Axis, ClusterSummary, TokensSummary};
+
+/// Everything an inspection found.
+#[derive(Debug, Clone, Serialize)]
+pub struct InspectReport {
+    /// The version of this layout.
+    pub schema: u32,
+    /// Always "inspect".
+    pub job: &'static str,
+    /// The model's folder and the beginning of the text.
+    pub title: String,
+    /// What was found, in sentences.
+    pub summary: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Program, machine and inputs.
+    pub provenance: Provenance,
+    /// What was asked.
+    pub config: InspectConfig,
+    /// Levels as time.
+    pub axis: Axis,
+    /// The tokens of the text.
+    pub tokens: TokensSummary,
+    /// How d > 3 was projected for display.
+    pub projection: Option<String>,
+    /// How attention maps were made.
+    pub attention: Option<AttentionNote>,
+    /// The checkpoint.
+    pub model: ModelSummary,
+    /// Clusters at the last level.
+    pub clusters: ClusterSummary,
+    /// Observables over the levels.
+    pub series: Series,
+    /// Clusters over the levels.
+    pub cluster_history: ClusterHistory,
+    /// The same observables, a row a level; and without special tokens.
+    pub layers: Vec<LayerRow>,
+    /// Spectra of every head.
+    pub heads: Vec<HeadRow>,
+}
+
+/// What was asked, and the definitions that numbers depend on.
+#[derive(Debug, Clone, Serialize)]
+pub struct InspectConfig {
+    /// The model as given.
+    pub model: String,
+    /// Where the text came from: a file, or "prompt".
+    pub text: String,
+    /// The limit on tokens.
+    pub max_tokens: usize,
+    /// Tokens dropped by the limit.
+    pub dropped_tokens: usize,
+    /// Levels whose heads were analysed.
+    pub layers: Vec<usize>,
+    /// Definitions of clusters and energy.
+    pub definitions: Vec<String>,
+    /// The linking radius of clusters, between tokens normalised to the unit sphere.
+    pub cluster_radius: f64,
+}
+
+/// A checkpoint in a few figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelSummary {
+    /// `model_type`.
+    pub family: String,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of a token.
+    pub hidden: usize,
+    /// Query heads a block.
+    pub heads: usize,
+    /// Key and value heads a block.
+    pub kv_heads: usize,
+    /// Token embeddings.
+    pub vocab: usize,
+    /// Numbers in the weights file.
+    pub parameters: usize,
+    /// Of the weights file.
+    pub sha256: String,
+}
+
+/// One level: 0 is the embedding, l the output of block l.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerRow {
+    /// The level.
+    pub index: usize,
+    /// Mean cosine over pairs i ≠ j of all tokens.
+    pub mean_cosine: Option<f64>,
+    /// Clusters at the stated radius.
+    pub n_clusters: Option<f64>,
+    /// Share of tokens in the largest.
+    pub max_mass: Option<f64>,
+    /// exp of the entropy of the covariance spectrum.
+    pub effective_rank: Option<f64>,
+    /// Share of the leading direction.
+    pub anisotropy: Option<f64>,
+    /// E at beta = 1 of the normalised tokens.
+    pub energy: Option<f64>,
+    /// Mean norm.
+    pub radius_mean: Option<f64>,
+    /// The same without special tokens; none if there are no others.
+    pub without_special: Option<ContentRow>,
+}
+
+/// One level without special tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContentRow {
+    /// Tokens that are not special.
+    pub count: usize,
+    /// Mean cosine over pairs i ≠ j.
+    pub mean_cosine: Option<f64>,
+    /// Clusters at the stated radius.
+    pub n_clusters: usize,
+    /// exp of the entropy of the covariance spectrum.
+    pub effective_rank: Option<f64>,
+    /// Share of the leading direction.
+    pub anisotropy: Option<f64>,
+    /// Mean norm.
+    pub radius_mean: f64,
+}
+
+/// One head's circuits.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeadRow {
+    /// The block, from 0.
+    pub layer: usize,
+    /// The head, from 0.
+    pub head: usize,
+    /// Singular values of QᵀK/sqrt(d_head) above the tolerance.
+    pub qk_rank: usize,
+    /// That tolerance.
+    pub qk_tolerance: f64,
+    /// |·|_F² / |·|².
+    pub qk_stable_rank: f64,
+    /// Operator norm.
+    pub qk_norm: f64,
+    /// Operator norm of W_O W_V.
+    pub ov_norm: f64,
+    /// Largest eigenvalues of W_O W_V, (re, im).
+    pub ov_eigenvalues_top: Vec<(f64, f64)>,
+}

@@ -1,0 +1,8 @@
+//! JSON Schemas of the configurations, made from the types that read them.
+
+use serde_json::Value;
+
+/// The schema of the configuration of `simulate`.
+pub fn simulate() -> Value {
+    schemars::schema_for!(crate::simulate::SimulateConfig).to_value()
+}
