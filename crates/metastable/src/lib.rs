@@ -16,6 +16,7 @@ pub mod publish;
 pub mod render;
 pub mod run_dir;
 pub mod schema;
+pub mod selftest;
 pub mod simulate;
 pub mod table;
 pub mod threads;
