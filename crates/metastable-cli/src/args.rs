@@ -33,7 +33,7 @@ pub(crate) struct Global {
     /// Says nothing but errors on stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Says more on stderr; repeat for still more
+    /// Says more on stderr, such as when the state of a long run was saved
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// How data are written to stdout

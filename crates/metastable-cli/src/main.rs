@@ -35,7 +35,7 @@ fn run(cli: Cli) -> Result<()> {
     if let Some(count) = global.threads {
         use_threads(count)?;
     }
-    let mut progress = Progress::new(&global, Signals::listen()?);
+    let mut progress = Progress::new(&global, Signals::listen()?)?;
     match command {
         Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),

@@ -1,10 +1,13 @@
 //! Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing when not wanted.
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use metastable::{Interruption, Watcher};
+use metastable::watch::CHECKPOINT_INTERVAL;
+use metastable::{Interruption, LabError, Watcher};
 
 use crate::args::Global;
 use crate::signals::Signals;
@@ -13,12 +16,17 @@ use crate::signals::Signals;
 const PARTS: u64 = 10_000;
 /// How often a log that is not a terminal gets a line.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Seconds between two checkpoints of a long run, for slow disks and for tests; 0 saves after every step. Results do
+/// not depend on it.
+const CHECKPOINT_SECONDS: &str = "METASTABLE_CHECKPOINT_SECONDS";
 
 /// Shows a job's progress and passes on requests to stop.
 #[derive(Debug)]
 pub(crate) struct Progress {
     display: Display,
     notices: bool,
+    details: bool,
+    checkpoint_interval: Duration,
     signals: Signals,
     clock: Clock,
 }
@@ -31,8 +39,12 @@ enum Display {
 }
 
 impl Progress {
-    /// Progress as the flags and the terminal allow.
-    pub(crate) fn new(global: &Global, signals: Signals) -> Self {
+    /// Progress as the flags, the terminal and METASTABLE_CHECKPOINT_SECONDS ask for.
+    ///
+    /// # Errors
+    /// [`LabError::Setting`] if that variable is no number of seconds.
+    pub(crate) fn new(global: &Global, signals: Signals) -> Result<Self, LabError> {
+        let checkpoint_interval = checkpoint_interval(env::var_os(CHECKPOINT_SECONDS).as_deref())?;
         let display = if global.quiet || global.no_progress {
             Display::Silent
         } else if std::io::stderr().is_terminal() {
@@ -40,7 +52,9 @@ impl Progress {
         } else {
             Display::Lines
         };
-        Self { display, notices: !global.quiet, signals, clock: Clock::start(Instant::now()) }
+        let (notices, details) = (!global.quiet, global.verbose > 0);
+        let clock = Clock::start(Instant::now());
+        Ok(Self { display, notices, details, checkpoint_interval, signals, clock })
     }
 
     /// Takes the bar away, before other words on the terminal.
@@ -72,6 +86,16 @@ impl Watcher for Progress {
         }
     }
 
+    fn detail(&mut self, message: &str) {
+        if self.details {
+            self.notice(message);
+        }
+    }
+
+    fn checkpoint_interval(&self) -> Duration {
+        self.checkpoint_interval
+    }
+
     fn interrupted(&self) -> Option<Interruption> {
         self.signals.received()
     }
@@ -81,6 +105,17 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// The time between two checkpoints that the environment asks for, or the lab's own.
+fn checkpoint_interval(seconds: Option<&OsStr>) -> Result<Duration, LabError> {
+    let Some(text) = seconds.filter(|text| !text.is_empty()) else { return Ok(CHECKPOINT_INTERVAL) };
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| LabError::Setting {
+        name: CHECKPOINT_SECONDS.into(),
+        expected: "a number of seconds, 0 or more".into(),
+        found: text.to_string_lossy().into_owned(),
+    })
 }
 
 fn bar() -> ProgressBar {
@@ -157,6 +192,17 @@ mod tests {
         let texts = [(7.4, "7 s"), (80.0, "1 min 20 s"), (7500.0, "2 h 05 min")];
         for (seconds, text) in texts {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn the_environment_may_set_the_time_between_checkpoints() {
+        let interval = |text: &str| checkpoint_interval(Some(OsStr::new(text)));
+        assert_eq!(checkpoint_interval(None).unwrap(), CHECKPOINT_INTERVAL);
+        assert_eq!(interval("").unwrap(), CHECKPOINT_INTERVAL);
+        assert_eq!(interval("0.25").unwrap(), Duration::from_millis(250));
+        for wrong in ["soon", "-1", "nan", "inf"] {
+            assert!(interval(wrong).unwrap_err().to_string().starts_with(CHECKPOINT_SECONDS), "{wrong}");
         }
     }
 

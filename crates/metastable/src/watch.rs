@@ -2,6 +2,11 @@
 //!
 //! The lab owns no terminal and no signal handler: a face hands in a [`Watcher`].
 
+use std::time::Duration;
+
+/// How often the state of a long run is saved, unless a face wants it otherwise.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Why a run was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
@@ -27,6 +32,14 @@ pub trait Watcher {
 
     /// Hears something the user should know that is no error, such as a damaged checkpoint.
     fn notice(&mut self, message: &str);
+
+    /// Hears something that only a curious user wants to know, such as that the state was saved.
+    fn detail(&mut self, _message: &str) {}
+
+    /// Says how much time may pass until the state is saved again; results do not depend on it.
+    fn checkpoint_interval(&self) -> Duration {
+        CHECKPOINT_INTERVAL
+    }
 
     /// Says whether the job should save its state and stop.
     fn interrupted(&self) -> Option<Interruption>;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use metastable::document::to_toml;
 use metastable::simulate::report::{SimulateReport, TwinReport};
+use metastable::simulate::resolved::resolved;
 use metastable::simulate::summary::time;
 use metastable::simulate::{self, SimulateRequest};
 use metastable::table::{Column, Table};
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &SimulateArgs, format: OutputFormat, progress: &mut Prog
     let mut out = Out::new();
     if args.dry_run {
         let simulation = simulate::load(&args.config, &args.overrides, args.seed)?;
-        out.text(&to_toml(&simulation.config)?)?;
+        out.text(&resolved(&simulation.config, &args.config)?)?;
         return Ok(());
     }
     let output = args.run.output.clone().unwrap_or_else(|| default_output(&args.config));

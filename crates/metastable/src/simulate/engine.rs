@@ -15,9 +15,6 @@ use super::merges::{MergeTargets, Merges};
 use crate::error::LabError;
 use crate::watch::{Interruption, Watcher};
 
-/// How often the state of a long run is saved.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
-
 /// How far a simulation has come; what a checkpoint holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Progress {
@@ -183,11 +180,12 @@ fn follow(
             }
         }
         let interruption = outside.watcher.interrupted();
-        if interruption.is_some() || outside.last_save.elapsed() >= CHECKPOINT_INTERVAL {
+        if interruption.is_some() || outside.last_save.elapsed() >= outside.watcher.checkpoint_interval() {
             leg.solver = stepper.state();
             progress.leg = Some(leg);
             (outside.save)(progress)?;
             outside.last_save = Instant::now();
+            outside.watcher.detail(&format!("state saved: {}", message(progress, stepper.time(), end)));
             if let Some(interruption) = interruption {
                 return Err(Unfinished::Stopped(interruption));
             }

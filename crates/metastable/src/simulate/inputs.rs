@@ -8,6 +8,11 @@ use super::forms::MatrixConfig;
 use crate::arrays;
 use crate::error::LabError;
 
+/// A key and the part of it that the mathematics complains about, said once.
+fn place(key: &str, name: &str) -> String {
+    if name.starts_with(key) { name.to_owned() } else { format!("{key} ({name})") }
+}
+
 /// The config's file and the files that it names, as they are read.
 #[derive(Debug)]
 pub struct Inputs {
@@ -35,9 +40,10 @@ impl Inputs {
     pub fn refused(&self, key: &str, source: DynamicsError) -> LabError {
         match source {
             DynamicsError::Shape { name, expected, found } => {
-                self.wrong(&format!("{key} ({name})"), format!("shape {expected}"), found)
+                let shape = if expected.starts_with('[') { "shape " } else { "" };
+                self.wrong(&place(key, &name), format!("{shape}{expected}"), found)
             }
-            DynamicsError::Domain { name, expected, found } => self.wrong(&format!("{key} ({name})"), expected, found),
+            DynamicsError::Domain { name, expected, found } => self.wrong(&place(key, &name), expected, found),
             DynamicsError::NotFinite { index, value, .. } => {
                 self.wrong(key, "finite numbers", format!("{value} at entry {index}"))
             }

@@ -12,6 +12,7 @@ use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Tokens};
 
 use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
+use super::seed::MOST_VALUES;
 use super::written::{
     Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, SimulateConfig, TargetName,
     TimeConfig,
@@ -68,7 +69,7 @@ impl Simulation {
         let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
         let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
         let kernel = kernel(&config.kernel, &inputs)?;
-        let times = times(&config.time, &inputs)?;
+        let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
         let solver = solver(&config.time, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
@@ -185,10 +186,7 @@ fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Op
         if lora.target.is_empty() {
             return Err(inputs.wrong(&format!("lora[{l}].target"), "\"query\", \"key\" or \"value\"", "an empty list"));
         }
-        let chosen: Vec<usize> = lora.heads.clone().unwrap_or_else(|| (0..heads.len()).collect());
-        if let Some(h) = chosen.iter().find(|h| **h >= heads.len()) {
-            return Err(inputs.wrong(&format!("lora[{l}].heads"), format!("head numbers below {}", heads.len()), h));
-        }
+        let chosen = chosen_heads(l, lora, heads.len(), inputs)?;
         for target in &lora.target.0 {
             let target = match target {
                 TargetName::Query => Target::Query,
@@ -204,6 +202,22 @@ fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Op
         }
     }
     Ok(Some(adapted))
+}
+
+/// The heads that an update names: each exists and is named once, and there is one at least.
+fn chosen_heads(l: usize, lora: &LoraConfig, count: usize, inputs: &Inputs) -> Result<Vec<usize>, LabError> {
+    let Some(chosen) = lora.heads.clone() else { return Ok((0..count).collect()) };
+    let wrong = |expected: String, found: String| Err(inputs.wrong(&format!("lora[{l}].heads"), expected, found));
+    if chosen.is_empty() {
+        return wrong("at least one head".into(), "an empty list".into());
+    }
+    if let Some(h) = chosen.iter().find(|h| **h >= count) {
+        return wrong(format!("head numbers below {count}"), h.to_string());
+    }
+    if let Some(h) = chosen.iter().enumerate().find(|(k, h)| chosen[..*k].contains(h)) {
+        return wrong("each head once".into(), format!("head {} twice", h.1));
+    }
+    Ok(chosen)
 }
 
 fn read_update(
@@ -257,10 +271,20 @@ fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, La
         .map_err(|source| inputs.refused("kernel", source))
 }
 
-fn times(written: &TimeConfig, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+/// The times to save, for states of `values` numbers.
+fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
     let end = written.end;
     if !(end > 0.0 && end.is_finite()) {
         return Err(inputs.wrong("time.end", "a positive number", end));
+    }
+    let count = match &written.save {
+        Save::Count(count) => *count,
+        Save::Times(times) => times.len(),
+    };
+    let most = MOST_VALUES / values;
+    if count > most.max(2) {
+        let expected = format!("at most {most} times of {values} numbers each");
+        return Err(inputs.wrong("time.save", expected, count));
     }
     match &written.save {
         Save::Count(count) if *count >= 2 => {

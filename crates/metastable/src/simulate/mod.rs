@@ -15,6 +15,7 @@ pub mod inputs;
 pub mod meant;
 pub mod merges;
 pub mod report;
+pub mod resolved;
 pub mod seed;
 pub mod summary;
 pub mod written;
@@ -58,6 +59,11 @@ pub struct SimulateRequest {
 pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Simulation, LabError> {
     let mut written: SimulateConfig = read_document(config, overrides)?;
     written.seed = seed.unwrap_or(written.seed);
+    if i64::try_from(written.seed).is_err() {
+        // Every seed must fit into the resolved config.
+        let expected = "at most 9223372036854775807, the largest integer of TOML".into();
+        return Err(LabError::Setting { name: "seed".into(), expected, found: written.seed.to_string() });
+    }
     Simulation::new(written, config)
 }
 
@@ -67,10 +73,11 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Si
 /// [`LabError`]; [`LabError::Stopped`] after the watcher asked to stop and the state was saved.
 pub fn run(request: &SimulateRequest, watcher: &mut dyn Watcher) -> Result<report::SimulateReport, LabError> {
     let simulation = load(&request.config, &request.overrides, request.seed)?;
-    let resolved = to_toml(&simulation.config)?;
     let provenance = provenance_of(&simulation)?;
-    let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint(&resolved, &provenance))?;
+    let fingerprint = fingerprint(&to_toml(&simulation.config)?, &provenance);
+    let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint)?;
     let mut progress = take_up(&folder, watcher)?;
+    let resolved = resolved::resolved(&simulation.config, &request.config)?;
     folder.write("config.resolved.toml", resolved.as_bytes())?;
     let outcome = {
         let mut save = |progress: &Progress| folder.save_checkpoint(&to_bytes(progress));

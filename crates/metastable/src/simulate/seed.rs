@@ -80,8 +80,9 @@ fn draw(law: Law, written: &TokensConfig, seed: u64, inputs: &mut Inputs) -> Res
     Tokens::new(d, values).map_err(|source| inputs.refused("tokens", source))
 }
 
-/// A ceiling on n·d that keeps a typing error from taking all memory: 2^31 values are 16 GiB.
-const MOST_VALUES: usize = 1 << 31;
+/// A ceiling on the numbers of a cloud, and of all its saved states, that keeps a typing error from taking all memory:
+/// 2^31 values are 16 GiB.
+pub(super) const MOST_VALUES: usize = 1 << 31;
 
 /// mean + U sqrt(S) U^T g with covariance U S U^T and standard normal g.
 fn gaussian(written: &TokensConfig, seed: u64, n: usize, d: usize, inputs: &mut Inputs) -> Result<Vec<f64>, LabError> {
