@@ -43,6 +43,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Logits(args) => commands::inspect::logits(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Schema(args) => commands::schema::run(&args),
-        Command::Selftest => Ok(()),
+        Command::Selftest => commands::selftest::run(global.format, &mut progress),
     }
 }

@@ -5,5 +5,6 @@ pub(crate) mod inspect;
 pub(crate) mod render;
 pub(crate) mod schema;
 
+pub(crate) mod selftest;
 pub(crate) mod show;
 pub(crate) mod simulate;

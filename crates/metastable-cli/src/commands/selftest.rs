@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use metastable::LabError;
-use metastable::selftest;
+use metastable::selftest::{self, LawResult};
 use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
@@ -15,10 +15,14 @@ pub(crate) fn run(format: OutputFormat, progress: &mut Progress) -> Result<()> {
     progress.clear();
     let mut table = Table::new("selftest");
     table.push("law", Column::Text(results.iter().map(|law| law.name.to_string()).collect()))?;
-    table.push("error", Column::numbers(results.iter().map(|law| law.error)))?;
+    table.push("error", Column::Float(results.iter().map(|law| law.error).collect()))?;
     table.push("tolerance", Column::numbers(results.iter().map(|law| law.tolerance)))?;
-    let verdict = |passed: bool| if passed { "ok" } else { "FAILED" }.to_string();
-    table.push("verdict", Column::Text(results.iter().map(|law| verdict(law.passed)).collect()))?;
+    let verdict = |law: &LawResult| match (&law.failure, law.passed) {
+        (Some(failure), _) => failure.clone(),
+        (None, true) => "ok".into(),
+        (None, false) => "FAILED".into(),
+    };
+    table.push("verdict", Column::Text(results.iter().map(verdict).collect()))?;
     table.push(
         "source",
         Column::Text(results.iter().map(|law| format!("{} [{}]", law.source, law.provenance)).collect()),
@@ -29,7 +33,7 @@ pub(crate) fn run(format: OutputFormat, progress: &mut Progress) -> Result<()> {
         OutputFormat::Csv => out.text(&table.to_csv())?,
         OutputFormat::Table => out.text(&show::table(&table))?,
     }
-    let failed: Vec<&str> = results.iter().filter(|law| !law.passed).map(|law| &*law.name).collect();
+    let failed: Vec<&str> = results.iter().filter(|law| !law.passed).map(|law| law.name).collect();
     if failed.is_empty() {
         if format == OutputFormat::Table {
             out.line(&format!("\n{} laws hold", results.len()))?;

@@ -257,7 +257,7 @@ impl VectorField for RelativeFlow {
 fn symmetric_mean() -> Measured {
     let (n, dim) = (9, 3);
     let start = random::uniform(17, n, dim, 0.0, 1.0);
-    let mean = |state: &[f64]| metastable_dynamics::observe::cloud::mean_token(TokensRef::new(dim, state));
+    let mean = |state: &[f64]| TokensRef::new(dim, state).mean();
     let mut worst = 0.0_f64;
     for normalization in [Normalization::Exponential, Normalization::Linear, Normalization::Sigmoid { bias: -0.3 }] {
         let kernel = AttentionKernel::new(Score::Dot, normalization, Mask::Full, 0.8)?;
