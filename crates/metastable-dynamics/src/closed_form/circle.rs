@@ -43,7 +43,7 @@ pub fn scaled_bessel(order: usize, x: f64) -> Vec<f64> {
 
 /// The growth rate of the ripple cos(2 pi k m / n) in the angles of n equally spaced tokens, V = Q = K = I:
 /// USA (1/n) Σ_m g'(2 pi m / n)(cos(2 pi k m / n) - 1) with g'(x) = e^{b cos x}(cos x - b sin² x);
-/// SA the same divided by the mean of e^{b cos x} over the tokens [derived][checked].
+/// SA the same divided by the mean of e^{b cos x} over the tokens \[derived\]\[checked\].
 ///
 /// The exponentials overflow for beta > 700 (USA). O(n).
 pub fn mode_growth(weights: Weights, n: usize, mode: usize, beta: f64) -> f64 {
@@ -68,7 +68,7 @@ pub fn mode_growth(weights: Weights, n: usize, mode: usize, beta: f64) -> f64 {
 /// The limit n -> inf of [`mode_growth`]: USA k² I_k(b)/b, SA k² I_k(b)/(b I_0(b)). `beta` > 0.
 ///
 /// # References
-/// arXiv 2410.23228: uniform tokens select the most unstable harmonic [text]; the formula [derived][checked].
+/// arXiv 2410.23228: uniform tokens select the most unstable harmonic \[text\]; the formula \[derived\]\[checked\].
 pub fn mode_growth_limit(weights: Weights, mode: usize, beta: f64) -> f64 {
     let bessel = scaled_bessel(mode, beta);
     let square = (mode * mode) as f64;
@@ -79,7 +79,7 @@ pub fn mode_growth_limit(weights: Weights, mode: usize, beta: f64) -> f64 {
 }
 
 /// argmax_{k >= 1} k² I_k(beta): the number of clusters that uniform tokens on the circle first form, about
-/// sqrt(2 beta). 1, 2, 3, 4, 6, 7, 11, 14 for beta = 1, 2, 4, 9, 16, 25, 64, 100 [derived][checked].
+/// sqrt(2 beta). 1, 2, 3, 4, 6, 7, 11, 14 for beta = 1, 2, 4, 9, 16, 25, 64, 100 \[derived\]\[checked\].
 pub fn most_unstable_mode(beta: f64) -> usize {
     // k² I_k decreases beyond a few sqrt(2 beta).
     let last = 16 + (8.0 * beta.sqrt()) as usize;

@@ -19,7 +19,7 @@ pub enum Weights {
 /// The SA form is evaluated with e^{b g} divided out, so it overflows for no b. O(1).
 ///
 /// # References
-/// Geshkovski et al. 2312.10794, section 5 (orthogonal start) [text][code].
+/// Geshkovski et al. 2312.10794, section 5 (orthogonal start) \[text\]\[code\].
 pub fn cosine_rate(weights: Weights, n: usize, beta: f64, cosine: f64) -> f64 {
     let others = n as f64 - 1.0;
     let shape = 2.0 * (1.0 - cosine) * (others * cosine + 1.0);
@@ -30,7 +30,7 @@ pub fn cosine_rate(weights: Weights, n: usize, beta: f64, cosine: f64) -> f64 {
 }
 
 /// The common cosine at time t for beta = 0 (either normalisation):
-/// g(t) = (K e^{2t} - 1)/(K e^{2t} + n - 1), K = (1 + (n-1) g0)/(1 - g0) [derived][checked].
+/// g(t) = (K e^{2t} - 1)/(K e^{2t} + n - 1), K = (1 + (n-1) g0)/(1 - g0) \[derived\]\[checked\].
 ///
 /// Evaluated with e^{-2t}, so that it tends to 1 for large t. `initial` < 1.
 ///
@@ -46,12 +46,12 @@ pub fn cosine_at_beta_zero(n: usize, initial: f64, t: f64) -> f64 {
     (k - decay) / (k + others * decay)
 }
 
-/// Two tokens at beta = 0: <x_1, x_2> = tanh(t + artanh g0) [derived][checked].
+/// Two tokens at beta = 0: <x_1, x_2> = tanh(t + artanh g0) \[derived\]\[checked\].
 pub fn two_token_cosine(initial: f64, t: f64) -> f64 {
     (t + initial.atanh()).tanh()
 }
 
-/// Two tokens under causal attention at beta = 0: x_1 rests and <x_1, x_2> = tanh(t/2 + artanh g0) [derived][checked].
+/// Two tokens under causal attention at beta = 0: x_1 rests and <x_1, x_2> = tanh(t/2 + artanh g0) \[derived\]\[checked\].
 pub fn causal_two_token_cosine(initial: f64, t: f64) -> f64 {
     (0.5 * t + initial.atanh()).tanh()
 }
@@ -60,7 +60,7 @@ pub fn causal_two_token_cosine(initial: f64, t: f64) -> f64 {
 /// int dg / g', by quadrature in u = -ln(1 - g), where the integrand is smooth up to g = 1.
 ///
 /// Relative error about 1e-12. Two tokens from .1 to .9 (SA): 1.3718841419 for beta = 0, 6.0833373566 for 4,
-/// 1684421.68 for 20: exponentially long, which is metastability in one line [derived][checked].
+/// 1684421.68 for 20: exponentially long, which is metastability in one line \[derived\]\[checked\].
 pub fn crossing_time(weights: Weights, n: usize, beta: f64, from: f64, to: f64) -> f64 {
     let slowness = |u: f64| {
         let gap = (-u).exp();
@@ -79,7 +79,7 @@ pub fn crossing_time(weights: Weights, n: usize, beta: f64, from: f64, to: f64) 
 /// so that the limit can be looked at.
 ///
 /// # References
-/// arXiv 2510.05554 [text] for the limits; the formula for finite n [derived][checked].
+/// arXiv 2510.05554 \[text\] for the limits; the formula for finite n \[derived\]\[checked\].
 pub fn layer_cosine(n: f64, rho: f64, gain: f64) -> f64 {
     let others = n - 1.0;
     let own = 1.0 / (1.0 + others * (-gain * (1.0 - rho) * n.ln()).exp());
@@ -91,7 +91,7 @@ pub fn layer_cosine(n: f64, rho: f64, gain: f64) -> f64 {
     product / square
 }
 
-/// 4 rho/(1 + 3 rho): the limit of [`layer_cosine`] at the critical gain 1/(1 - rho) [text].
+/// 4 rho/(1 + 3 rho): the limit of [`layer_cosine`] at the critical gain 1/(1 - rho) \[text\].
 pub fn critical_layer_cosine(rho: f64) -> f64 {
     4.0 * rho / (1.0 + 3.0 * rho)
 }

@@ -6,7 +6,7 @@ use crate::error::DynamicsError;
 /// e^{beta(<x_i,x_j> - 1)}/n.
 ///
 /// # References
-/// Geshkovski et al. 2410.06833, the two-times theorem as transcribed in [lean]. The printed form of the first bound
+/// Geshkovski et al. 2410.06833, the two-times theorem as transcribed in \[lean\]. The printed form of the first bound
 /// on lambda has a wrong sign in front of (1/beta) log; here it is corrected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Caps {
@@ -70,7 +70,7 @@ impl Caps {
     }
 }
 
-/// The right-hand side of the collapse equation u' = u (1 - u) e^{beta (u - 1)} [lean].
+/// The right-hand side of the collapse equation u' = u (1 - u) e^{beta (u - 1)} \[lean\].
 pub fn collapse_rate(beta: f64, u: f64) -> f64 {
     u * (1.0 - u) * (beta * (u - 1.0)).exp()
 }
@@ -79,7 +79,7 @@ pub fn collapse_rate(beta: f64, u: f64) -> f64 {
 /// e^{beta (1 - u0)}/u0 + beta² c e/(beta - 1).
 ///
 /// # References
-/// Geshkovski et al. 2410.06833, lemma behind T_1 [lean].
+/// Geshkovski et al. 2410.06833, lemma behind T_1 \[lean\].
 pub fn collapse_time_bound(beta: f64, u0: f64, c: f64) -> f64 {
     (beta * (1.0 - u0)).exp() / u0 + beta * beta * c * 1.0_f64.exp() / (beta - 1.0)
 }

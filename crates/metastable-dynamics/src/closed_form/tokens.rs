@@ -5,7 +5,7 @@ use crate::linalg::{Matrix, norm};
 use crate::tokens::{Tokens, TokensRef};
 
 /// Attention without scores (A = QᵀK = 0) in R^d: everybody attends to the mean, so
-/// x_i(t) = x_i(0) + (e^{tV} - I) mean(x(0)) [derived][checked].
+/// x_i(t) = x_i(0) + (e^{tV} - I) mean(x(0)) \[derived\]\[checked\].
 ///
 /// `tokens` [n, d], `value` [d, d]. O(n d + d³).
 ///
@@ -22,7 +22,7 @@ pub fn without_scores(tokens: TokensRef<'_>, value: &Matrix, t: f64) -> Result<T
     Tokens::new(tokens.dim(), values)
 }
 
-/// One token, or full consensus, in R^d: x(t) = e^{tV} x(0), whatever the scores are [derived].
+/// One token, or full consensus, in R^d: x(t) = e^{tV} x(0), whatever the scores are \[derived\].
 ///
 /// # Errors
 /// [`DynamicsError::Shape`] unless V is [d, d].
@@ -36,7 +36,7 @@ pub fn free_token(token: &[f64], value: &Matrix, t: f64) -> Result<Vec<f64>, Dyn
     Ok(moved)
 }
 
-/// One token, or full consensus, on the sphere: x(t) = e^{tV} x(0) / |e^{tV} x(0)|, Oja's flow [derived][checked].
+/// One token, or full consensus, on the sphere: x(t) = e^{tV} x(0) / |e^{tV} x(0)|, Oja's flow \[derived\]\[checked\].
 ///
 /// # Errors
 /// [`DynamicsError::Shape`] unless V is [d, d].
@@ -48,7 +48,7 @@ pub fn free_token_on_sphere(token: &[f64], value: &Matrix, t: f64) -> Result<Vec
 }
 
 /// The cross-ratio |x_i - x_j||x_k - x_l| / (|x_i - x_k||x_j - x_l|), conserved on any sphere at beta = 0 for any V:
-/// all tokens share one drift vector, and Proj_x(w) generates Möbius maps of the sphere [derived][checked].
+/// all tokens share one drift vector, and Proj_x(w) generates Möbius maps of the sphere \[derived\]\[checked\].
 ///
 /// # Panics
 /// If an index is out of range.

@@ -12,7 +12,7 @@
 /// ```
 ///
 /// # References
-/// J. Wendel, "A problem in geometric probability", 1962; used in 2312.10794 [text].
+/// J. Wendel, "A problem in geometric probability", 1962; used in 2312.10794 \[text\].
 pub fn hemisphere_probability(n: usize, d: usize) -> f64 {
     if n <= d {
         return 1.0;
@@ -34,7 +34,7 @@ pub fn hemisphere_probability(n: usize, d: usize) -> f64 {
 /// of a few units in the last place. Overflows for b beyond about 700. O(b) terms.
 ///
 /// # References
-/// Mean of the interaction energy of 2312.10794 under the uniform law [text][checked].
+/// Mean of the interaction energy of 2312.10794 under the uniform law \[text\]\[checked\].
 pub fn kernel_mean(beta: f64, d: usize) -> f64 {
     let (x, half) = (0.25 * beta * beta, 0.5 * d as f64);
     let (mut term, mut sum, mut m) = (1.0, 0.0, 0.0);
