@@ -1,4 +1,5 @@
 //! The walls of ARCHITECTURE.md, checked: who may know whom, what may not occur, how long a file may be.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! The T(eps) diagram against its closed form, the authors' table, and a NumPy run of the same Euler steps.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
