@@ -18,6 +18,7 @@ pub mod linalg;
 pub mod measure;
 pub mod observe;
 pub mod random;
+mod simd;
 pub mod solver;
 pub mod tokens;
 

@@ -106,6 +106,7 @@ impl Projections {
     }
 
     /// Writes s_ij for the visible j into `row` and returns how many there are. O(n k).
+    #[inline(always)]
     pub(super) fn scores<'r>(&self, i: usize, mask: Mask, row: &'r mut [f64]) -> &'r mut [f64] {
         let row = &mut row[..mask.visible(i, self.count)];
         row.fill(0.0);
@@ -157,6 +158,7 @@ pub const MAX_GAIN: f64 = 1e260;
 
 /// Adds four components to a row of scores in one sweep, each score in the order of four sweeps: the same bits for
 /// a quarter of the traffic to the row.
+#[inline(always)]
 fn add_four_components(score: Score, &[q0, q1, q2, q3]: &[f64; 4], keys: [&[f64]; 4], row: &mut [f64]) {
     let [k0, k1, k2, k3] = keys.map(|keys| &keys[..row.len()]);
     for (j, s) in row.iter_mut().enumerate() {

@@ -8,9 +8,19 @@ use rayon::prelude::*;
 use super::exponential::exp_below_zero;
 use super::kernel::{AttentionKernel, Normalization};
 use super::projections::Projections;
+use crate::simd::{Loop, widest};
 
 /// Below this many score evaluations a field is computed on the calling thread: the pool costs more than it saves.
 pub(super) const SERIAL_PAIRS: usize = 1 << 14;
+
+/// Rows that one task of the pool computes: enough to make up for the task.
+const ROWS_A_TASK: usize = 16;
+
+/// What is made of one row of weights.
+trait OfRow: Sync {
+    /// Writes the result for token i, whose visible weights are P_i1, …
+    fn write(&self, i: usize, weights: &[f64], out: &mut [f64]);
+}
 
 /// Calls `visit(i, weights, out_i)` for every token i with its row of visible weights P_ij; `out` is cut into n
 /// equal parts. O(n² k) time, O(n) memory a thread.
@@ -20,43 +30,85 @@ pub fn for_each_row(
     out: &mut [f64],
     visit: impl Fn(usize, &[f64], &mut [f64]) + Sync,
 ) {
-    let n = projections.count();
-    let part = out.len() / n;
-    let row_of = |scratch: &mut Vec<f64>, i: usize, out: &mut [f64]| {
-        let weights = projections.scores(i, kernel.mask(), scratch);
-        normalize(kernel.normalization(), projections.gain(), weights);
-        visit(i, weights, out);
-    };
-    if n * n < SERIAL_PAIRS {
-        let mut scratch = vec![0.0; n];
-        out.chunks_exact_mut(part).enumerate().for_each(|(i, out)| row_of(&mut scratch, i, out));
-    } else {
-        out.par_chunks_exact_mut(part)
-            .enumerate()
-            .for_each_init(|| vec![0.0; n], |scratch, (i, out)| row_of(scratch, i, out));
+    struct Visit<F>(F);
+    impl<F: Fn(usize, &[f64], &mut [f64]) + Sync> OfRow for Visit<F> {
+        #[inline(always)]
+        fn write(&self, i: usize, weights: &[f64], out: &mut [f64]) {
+            (self.0)(i, weights, out);
+        }
     }
+    rows(projections, kernel, out, &Visit(visit));
 }
 
 /// Writes Σ_j P_ij v_j into `out` [n, m]. O(n² (k + m)) time.
 pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    for_each_row(projections, kernel, out, |_, weights, out| {
-        for (c, out) in out.iter_mut().enumerate() {
-            *out = lane_dot(weights, projections.value_row(c));
+    struct Sums<'a>(&'a Projections);
+    impl OfRow for Sums<'_> {
+        #[inline(always)]
+        fn write(&self, _: usize, weights: &[f64], out: &mut [f64]) {
+            for (c, out) in out.iter_mut().enumerate() {
+                *out = lane_dot(weights, self.0.value_row(c));
+            }
         }
-    });
+    }
+    rows(projections, kernel, out, &Sums(projections));
 }
 
 /// Writes Σ_j P_ij (v_j - v_i) into `out` [n, m]: the rescaled flows' form, exactly zero at consensus.
 pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    for_each_row(projections, kernel, out, |i, weights, out| {
-        for (c, out) in out.iter_mut().enumerate() {
-            let values = projections.value_row(c);
-            *out = lane_dot_shifted(weights, values, values[i]);
+    struct RelativeSums<'a>(&'a Projections);
+    impl OfRow for RelativeSums<'_> {
+        #[inline(always)]
+        fn write(&self, i: usize, weights: &[f64], out: &mut [f64]) {
+            for (c, out) in out.iter_mut().enumerate() {
+                let values = self.0.value_row(c);
+                *out = lane_dot_shifted(weights, values, values[i]);
+            }
         }
-    });
+    }
+    rows(projections, kernel, out, &RelativeSums(projections));
+}
+
+/// All rows, in blocks over the pool, or at once where n is small.
+fn rows(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64], of_row: &impl OfRow) {
+    let n = projections.count();
+    let part = out.len() / n;
+    let block = |first: usize, out: &mut [f64]| {
+        let mut scratch = vec![0.0; n];
+        widest(Block { projections, kernel, first, part, scratch: &mut scratch, out, of_row });
+    };
+    if n * n < SERIAL_PAIRS {
+        block(0, out);
+    } else {
+        let blocks = out.par_chunks_mut(part * ROWS_A_TASK).enumerate();
+        blocks.for_each(|(b, out)| block(b * ROWS_A_TASK, out));
+    }
+}
+
+/// Consecutive rows, from token `first` on.
+struct Block<'a, R> {
+    projections: &'a Projections,
+    kernel: &'a AttentionKernel,
+    first: usize,
+    part: usize,
+    scratch: &'a mut [f64],
+    out: &'a mut [f64],
+    of_row: &'a R,
+}
+
+impl<R: OfRow> Loop for Block<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        for (r, out) in self.out.chunks_exact_mut(self.part).enumerate() {
+            let weights = self.projections.scores(self.first + r, self.kernel.mask(), self.scratch);
+            normalize(self.kernel.normalization(), self.projections.gain(), weights);
+            self.of_row.write(self.first + r, weights, out);
+        }
+    }
 }
 
 /// Turns a row of scores s_j into weights, with S_j = gain·s_j.
+#[inline(always)]
 fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
     let visible = row.len() as f64;
     match normalization {
@@ -80,6 +132,7 @@ fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
 }
 
 /// The largest entry that is not NaN, in lanes for vector registers.
+#[inline(always)]
 fn max(row: &[f64]) -> f64 {
     let larger = |m: f64, s: f64| if s > m { s } else { m };
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -95,15 +148,18 @@ fn max(row: &[f64]) -> f64 {
 /// Independent partial sums: the order is fixed, and the compiler may use vector registers.
 const LANES: usize = 8;
 
+#[inline(always)]
 pub(super) fn lane_sum(a: &[f64]) -> f64 {
     lane_fold(a.len(), |j| a[j])
 }
 
+#[inline(always)]
 pub(super) fn lane_dot(a: &[f64], b: &[f64]) -> f64 {
     let b = &b[..a.len()];
     lane_fold(a.len(), |j| a[j] * b[j])
 }
 
+#[inline(always)]
 pub(super) fn lane_dot_shifted(a: &[f64], b: &[f64], shift: f64) -> f64 {
     let b = &b[..a.len()];
     lane_fold(a.len(), |j| a[j] * (b[j] - shift))
