@@ -1,4 +1,5 @@
 //! Every function, test and example that papers/ names exists.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};

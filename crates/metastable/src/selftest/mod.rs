@@ -5,9 +5,9 @@
 //! that is small when it holds: a distance from a closed form, the violation of an inequality, or, for bounds, the
 //! ratio actual/bound with tolerance 1. [`run`] evaluates all of them, in a few seconds.
 //!
-//! Reading order: [`world`] (how a law runs a flow), then the laws by subject: [`equiangular`], [`circle`],
-//! [`statics`] (no time), [`conserved`], [`symmetry`], [`limits`] and [`rescaled`] (where tokens end), [`causal`],
-//! [`metastability`], [`adapters`] and [`departure`] (LoRA).
+//! Reading order: `world` (how a law runs a flow), then the laws by subject: `equiangular`, `circle`,
+//! `statics` (no time), `conserved`, `symmetry`, `limits` and `rescaled` (where tokens end), `causal`,
+//! `metastability`, `adapters` and `departure` (LoRA).
 
 mod adapters;
 mod causal;
