@@ -1,7 +1,8 @@
 //! The lab: configurations in, run folders and reports out.
 //!
 //! Reading order: [`document`] reads configurations and [`arrays`] reads numbers; [`run_dir`] is the only writer;
-//! [`table`] and [`provenance`] make what it writes; [`watch`] is how a face follows a long job; [`error`] is what
+//! [`table`] and [`provenance`] make what it writes; [`selftest`] evaluates the closed forms in this build;
+//! [`watch`] is how a face follows a long job; [`error`] is what
 //! can go wrong.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -1,4 +1,5 @@
 //! Every function, test and example that papers/ names exists.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -38,26 +39,24 @@ fn declares(text: &str, name: &str) -> bool {
     })
 }
 
-/// Follows `crate::module::…::Item` as far as there are files; the rest must be declared there.
+/// Follows `crate::module::…::Item` as far as there are files (a module may have both `m.rs` and `m/`); the rest must
+/// be declared there.
 fn item_exists(name: &str) -> bool {
     let mut parts = name.split("::").peekable();
     let crate_name = parts.next().unwrap_or_default().replace('_', "-");
-    let mut path = root().join("crates").join(crate_name).join("src");
+    let mut module = root().join("crates").join(crate_name).join("src");
     while let Some(part) = parts.peek() {
-        let (folder, file) = (path.join(part), path.join(format!("{part}.rs")));
-        path = match (folder.is_dir(), file.is_file()) {
-            (true, _) => folder,
-            (false, true) => file,
-            (false, false) => break,
-        };
+        let inner = module.join(part);
+        if !inner.is_dir() && !inner.with_extension("rs").is_file() {
+            break;
+        }
+        module = inner;
         parts.next();
     }
     let items: Vec<&str> = parts.collect();
-    if !path.exists() || items.is_empty() {
-        return false;
-    }
-    let text = source(&path);
-    items.iter().all(|item| declares(&text, item))
+    let places = [module.clone(), module.with_extension("rs")];
+    let text: String = places.iter().filter(|place| place.exists()).map(|place| source(place)).collect();
+    !items.is_empty() && items.iter().all(|item| declares(&text, item))
 }
 
 /// `laws::name` is the test `name` in tests/laws.rs.

@@ -1,4 +1,5 @@
 //! Every example is valid, runs, and ends as its comments say.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

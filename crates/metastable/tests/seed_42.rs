@@ -1,4 +1,5 @@
 //! The authors' experiment with seed 42, through `simulate` as a user runs it.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
