@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::util::{Ended, World};
+use crate::util::{Ended, World, repository};
 
 /// Runs a configuration and gives its report; the report is JSON, so every number in it is finite.
 fn run(config: &str) -> (World, Value) {
@@ -179,9 +179,10 @@ fn a_twin_without_a_change_is_the_base_run_to_the_bit() {
 
 #[test]
 fn a_twin_that_departs_and_never_settles_has_no_second_cluster_time() {
-    // The twin leaves just before the end and is on its way when time is over.
-    let config = "seed = 3\nspace.coordinates = \"rescaled\"\nobserve.cluster_radius = 0.3\n\
-                  lora = {target = \"value\", delta = [[0.0, 0.0], [0.0, -0.1]]}\ntokens = {law = \"uniform\", n = 24, d = 2}\n";
+    let config = format!(
+        "space.coordinates = \"rescaled\"\nlora = {{target = \"value\", delta = [[0.0, 0.0], [0.0, -0.1]]}}\ntokens.file = \"{}\"\n",
+        repository("examples/tokens/seed-42.npy")
+    );
     let (_, long) = run(&format!("{config}time = {{end = 20.0, save = 3}}\n"));
     let departure = long["twin"]["departure_time"]["value"].as_f64().unwrap();
     let second = long["twin"]["second_cluster_time"]["value"].as_f64().unwrap();
