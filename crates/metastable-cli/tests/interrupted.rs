@@ -155,7 +155,8 @@ fn schedulers_and_users_stop_a_run_with_their_own_codes_and_it_continues() {
 #[test]
 fn a_damaged_checkpoint_is_noticed_and_the_run_starts_over() {
     let world = world();
-    let damages: [(&str, fn(&mut Vec<u8>)); 3] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 3] = [
         ("its digest does not fit its content", |bytes| bytes[20] ^= 1),
         ("its digest does not fit its content", |bytes| bytes.truncate(bytes.len() - 100)),
         ("it is too short", Vec::clear),

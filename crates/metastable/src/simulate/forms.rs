@@ -24,9 +24,10 @@ impl Default for Save {
 }
 
 /// A matrix: "identity", "zero", a scalar c (c·I), rows, or a file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum MatrixConfig {
     /// I.
+    #[default]
     Identity,
     /// 0.
     Zero,
@@ -36,12 +37,6 @@ pub enum MatrixConfig {
     Rows(Vec<Vec<f64>>),
     /// A `.npy` or `.safetensors` file, relative to the config.
     File(String, Option<String>),
-}
-
-impl Default for MatrixConfig {
-    fn default() -> Self {
-        Self::Identity
-    }
 }
 
 impl Serialize for MatrixConfig {
