@@ -135,7 +135,7 @@ fn digest_of_file(file: &Path) -> io::Result<String> {
 }
 
 /// One line that changes whenever the results would: the digest of the resolved configuration, the program's version
-/// and the input files. For [`crate::RunDir::begin`].
+/// and commit, and the input files. For [`crate::RunDir::begin`].
 pub fn fingerprint(resolved_config: &str, provenance: &Provenance) -> String {
     let mut hasher = Sha256::new();
     let mut part = |text: &str| {
@@ -143,7 +143,7 @@ pub fn fingerprint(resolved_config: &str, provenance: &Provenance) -> String {
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
     };
-    for text in [VERSION, resolved_config, &provenance.seed.to_string(), &provenance.dtype] {
+    for text in [VERSION, COMMIT, resolved_config, &provenance.seed.to_string(), &provenance.dtype] {
         part(text);
     }
     for (name, digest) in &provenance.inputs {

@@ -112,6 +112,7 @@ impl RunDir {
         let not_finished = || LabError::NotFinished { folder: folder.to_owned() };
         let read = |source| LabError::Read { file: folder.join(DONE), source };
         survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
+        complete_finish(folder);
         let lock = Lock::take(folder)?;
         survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
         let folder = folder.to_owned();
@@ -206,7 +207,7 @@ impl RunDir {
         text.push('\n');
         write_file(&file, text.as_bytes())?;
         self.state = State::Finished;
-        self.remove_checkpoint().map_err(|source| self.failed(CHECKPOINT_FOLDER, source))?;
+        remove_checkpoint(&self.folder).map_err(|source| self.failed(CHECKPOINT_FOLDER, source))?;
         Ok(done)
     }
 
@@ -232,18 +233,6 @@ impl RunDir {
         atomic::sync_folder(&self.folder).map_err(failed)
     }
 
-    fn remove_checkpoint(&self) -> io::Result<()> {
-        for name in [STATE, FINGERPRINT] {
-            remove_if_there(&self.folder.join(name))?;
-        }
-        let folder = self.folder.join(CHECKPOINT_FOLDER);
-        if folder.is_dir() {
-            atomic::remove_leftovers(&folder)?;
-            fs::remove_dir(folder)?;
-        }
-        Ok(())
-    }
-
     fn failed(&self, name: &str, source: io::Error) -> LabError {
         LabError::Write { file: self.folder.join(name), source }
     }
@@ -254,7 +243,7 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         if self.state == State::Fresh {
             // Nothing to be done if this fails too: the error that led here is the one to show.
-            let _ = self.remove_checkpoint();
+            let _ = remove_checkpoint(&self.folder);
             let _ = remove_if_there(&self.folder.join(CONFIG));
             let _ = remove_if_there(&self.folder.join(lock::LOCK_FILE));
             remove_empty(&self.created);
@@ -266,7 +255,32 @@ fn refuse_unusable(folder: &Path, existing: Existing, fingerprint: &str) -> Resu
     if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(LabError::NotAFolder { folder: folder.to_owned() });
     }
-    check(folder, existing, fingerprint, &survey_or_error(folder)?)
+    let found = survey_or_error(folder)?;
+    if found == Survey::Finished {
+        complete_finish(folder);
+    }
+    check(folder, existing, fingerprint, &found)
+}
+
+/// Removes what a process leaves that is killed between DONE and the end of [`RunDir::finish`].
+fn complete_finish(folder: &Path) {
+    let leftovers = [CHECKPOINT_FOLDER, lock::LOCK_FILE].iter().any(|name| folder.join(name).exists());
+    // A process that still holds the lock will do it itself; and the run is complete even where it cannot be done.
+    if leftovers && let Ok(_lock) = Lock::take(folder) {
+        let _ = remove_checkpoint(folder);
+    }
+}
+
+fn remove_checkpoint(folder: &Path) -> io::Result<()> {
+    for name in [STATE, FINGERPRINT] {
+        remove_if_there(&folder.join(name))?;
+    }
+    let checkpoint = folder.join(CHECKPOINT_FOLDER);
+    if checkpoint.is_dir() {
+        atomic::remove_leftovers(&checkpoint)?;
+        fs::remove_dir(checkpoint)?;
+    }
+    Ok(())
 }
 
 fn survey_or_error(folder: &Path) -> Result<Survey, LabError> {

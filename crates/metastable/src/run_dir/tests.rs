@@ -283,3 +283,24 @@ fn a_fresh_run_on_a_full_disk_leaves_no_trace() {
     drop(run);
     assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_a_kill_after_done_leaves_is_removed_by_the_next_command() {
+    for next in [
+        |folder: &Path| drop(begin(folder, Existing::Refuse).unwrap_err()),
+        |folder: &Path| {
+            drop(RunDir::reopen(folder).unwrap());
+        },
+    ] {
+        let parent = tempfile::tempdir().unwrap();
+        finished(parent.path());
+        let before = content(parent.path());
+        fs::create_dir(parent.path().join("checkpoint")).unwrap();
+        for leftover in [FINGERPRINT, STATE, lock::LOCK_FILE] {
+            fs::write(parent.path().join(leftover), b"").unwrap();
+        }
+        next(parent.path());
+        assert_eq!(content(parent.path()), before);
+        assert!(!parent.path().join("checkpoint").exists());
+    }
+}

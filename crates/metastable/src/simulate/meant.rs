@@ -162,11 +162,12 @@ fn place(
 
 fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
     let key = |name: &str| format!("head[{h}].{name}");
-    let query = inputs.matrix(&key("query"), &written.query, Some(d), d)?;
+    // Words and scalars mean a square matrix; rows and files bring their own number of rows.
     let fixed = |matrix: &MatrixConfig| {
         let scalar = matches!(matrix, MatrixConfig::Identity | MatrixConfig::Zero | MatrixConfig::Scalar(_));
         scalar.then_some(d)
     };
+    let query = inputs.matrix(&key("query"), &written.query, fixed(&written.query), d)?;
     let key_matrix = inputs.matrix(&key("key"), &written.key, fixed(&written.key), d)?;
     let value = inputs.matrix(&key("value"), &written.value, fixed(&written.value), d)?;
     let output = match &written.output {

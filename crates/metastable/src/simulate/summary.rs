@@ -51,8 +51,8 @@ fn about_twin(report: &SimulateReport, twin: &TwinReport) -> Vec<String> {
     {
         let simulated = first.simulated_merge_time.map_or("not seen".into(), |t| format!("t = {t:.4}"));
         sentences.push(format!(
-            "The slow-time cascade predicts {} merges; the first at t = {:.4}, simulated: {simulated}.",
-            cascade.events.len(),
+            "The slow-time cascade predicts {}; the first at t = {:.4}, simulated: {simulated}.",
+            counted(cascade.events.len(), "merge"),
             first.merge_time
         ));
     }
@@ -69,12 +69,15 @@ pub fn time(time: &BracketedTime, end: f64) -> String {
 }
 
 fn clusters(count: usize, sizes: &[usize]) -> String {
-    let noun = if count == 1 { "cluster" } else { "clusters" };
     let mut sizes = sizes.to_vec();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let shown: Vec<String> = sizes.iter().take(8).map(usize::to_string).collect();
     let more = if sizes.len() > 8 { ", …" } else { "" };
-    format!("{count} {noun} (sizes {}{more})", shown.join(", "))
+    format!("{} (sizes {}{more})", counted(count, "cluster"), shown.join(", "))
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn ending(stop: &Stop) -> String {
