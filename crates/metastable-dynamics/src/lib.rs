@@ -2,13 +2,15 @@
 //!
 //! A transformer is a dynamical system: tokens are particles that interact through attention, layers are time.
 //! Reading order: [`tokens`] and [`head`] are the waist of the house; [`attention`] turns both into forces;
-//! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds.
+//! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds;
+//! [`gaussian`] says what becomes of a Gaussian, and on what grounds.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod attention;
 pub mod error;
 pub mod field;
+pub mod gaussian;
 pub mod geometry;
 pub mod head;
 pub mod linalg;
