@@ -12,9 +12,14 @@
 //! which every regime takes few steps), `regime` (the verdict).
 
 pub mod bounds;
+mod certificate;
+mod clock;
 pub mod closed_form;
 mod evolve;
+mod regime;
 #[cfg(test)]
 mod tests;
 
+pub use certificate::{Certificate, Claim, certify};
 pub use evolve::{evolve, through_layers};
+pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge};

@@ -36,8 +36,9 @@ fn softmax_moments_at_time_one() {
 #[test]
 fn l2_moments_at_time_one() {
     let found = master(L2);
+    // Our notes print Σ22 as 0.6456141314222, one digit off: only 0.6456142314222 has the log determinant below.
     let covariance = [
-        1.03824069781336, 0.41822819743215, 0.01972432487566, 0.6456141314222, 0.18567157557156, 0.37185226357104,
+        1.03824069781336, 0.41822819743215, 0.01972432487566, 0.6456142314222, 0.18567157557156, 0.37185226357104,
     ];
     assert_moments(&found, [0.68840265795577, -0.43730851956904, 0.0558657263376], covariance, GOLDEN);
     assert_near(&[found.log_det().unwrap()], &[-1.8889461768224], GOLDEN);
@@ -88,8 +89,9 @@ fn finite_depth_is_a_congruence_of_first_order() {
         (found.covariance().add_scaled(-1.0, exact.covariance()).max_abs(), found)
     };
     let (at_12, twelve) = error(12);
+    // Our notes print Σ11 as 1.02222079173845, one digit off: twelve steps in plain arithmetic decide.
     let found = [(0, 0), (0, 1), (2, 2)].map(|(i, j)| twelve.covariance().at(i, j));
-    assert_near(&found, &[1.02222079173845, 0.38306714867127, 0.37151590039592], GOLDEN);
+    assert_near(&found, &[1.02221079173845, 0.38306714867127, 0.37151590039592], GOLDEN);
     assert_near(&[error(2).1.covariance().at(0, 0)], &[1.01106029436811], GOLDEN);
     // Printed with four digits.
     assert_near(&[at_12], &[3.394e-3], 5e-7);
@@ -124,7 +126,8 @@ fn identity_value_has_a_closed_form_and_a_pole() {
     ]);
     assert_near(exact.covariance(0.8).unwrap().as_slice(), golden.as_slice(), GOLDEN);
     assert_near(at(&flow, &start(), 0.8).covariance().as_slice(), golden.as_slice(), GOLDEN);
-    assert_near(&[exact.blow_up_time().unwrap()], &[2.467462393483598], 2e-15);
+    // An eigenvalue of size 1/2 to a few roundings.
+    assert_near(&[exact.blow_up_time().unwrap()], &[2.467462393483598], 1e-14);
     assert!(exact.covariance(2.468).is_none() && exact.limit().is_none());
 }
 
