@@ -18,6 +18,30 @@ pub(super) struct OwnTime<'f> {
     ends: [usize; 3],
 }
 
+/// The moment flow in logarithmic time u = ln(1 + t/T), t = T(e^u - 1): velocities times T e^u. Covariances only, as
+/// for [`OwnTime`].
+pub(super) struct LogTime<'f>(pub(super) OwnTime<'f>);
+
+impl VectorField for LogTime<'_> {
+    fn len(&self) -> usize {
+        self.0.flow.len()
+    }
+
+    fn block_len(&self) -> usize {
+        self.0.flow.block_len()
+    }
+
+    fn blocks(&self) -> Blocks<'_> {
+        self.0.flow.blocks()
+    }
+
+    fn evaluate(&self, u: f64, state: &[f64], velocity: &mut [f64]) {
+        self.0.velocity(state, velocity);
+        let pace = self.0.unit * u.exp();
+        velocity.iter_mut().for_each(|v| *v *= pace);
+    }
+}
+
 /// The state's size and pace at a moment.
 pub(super) struct Pace {
     /// tr Σ.

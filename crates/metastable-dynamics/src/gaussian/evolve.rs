@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::clock::{LogTime, OwnTime};
 use crate::error::DynamicsError;
 use crate::field::GaussianFlow;
 use crate::geometry::Euclidean;
@@ -24,6 +25,28 @@ pub fn evolve(
     let size = crate::linalg::norm(&state).max(f64::MIN_POSITIVE);
     let options = SolverOptions::adaptive(Method::Dop853, rtol, 1e-3 * rtol * size);
     run(flow, state, options, end)
+}
+
+/// The covariance at time `end`, for long times: DOP853 in logarithmic time u = ln(1 + t/T), T the flow's own scale at
+/// the start, so that collapse like 1/t costs a step or so an e-fold. The mean, which grows like e^{tV} for ever, is left
+/// at its start (except for linear attention, where it acts on the covariance). The outcome's time is u.
+///
+/// # Errors
+/// As [`evolve`].
+pub fn evolve_covariance(
+    flow: &GaussianFlow,
+    start: &Gaussian,
+    end: f64,
+    rtol: f64,
+) -> Result<(Gaussian, Outcome), DynamicsError> {
+    let state = flow.state(start)?;
+    let log_time = LogTime(OwnTime::new(flow, &state));
+    let atol = 1e-3 * rtol * start.trace().sqrt().max(f64::MIN_POSITIVE);
+    let last = (end / log_time.0.unit()).ln_1p();
+    let options = SolverOptions::adaptive(Method::Dop853, rtol, atol);
+    let mut stepper = Stepper::new(&log_time, &Euclidean, options, 0.0, state)?;
+    let outcome = integrate(&mut stepper, last, &mut |_| ControlFlow::Continue(()));
+    Ok((flow.gaussian(stepper.values())?, outcome))
 }
 
 /// The Gaussian after `depth` residual layers of step time / depth: exactly what the residual network

@@ -1,7 +1,7 @@
 //! What becomes of a Gaussian under attention: exact flows, closed forms, and verdicts with their grounds.
 //!
-//! The equations are [`crate::field::GaussianFlow`]'s; here they are followed ([`evolve`], [`through_layers`]),
-//! solved where they can be ([`closed_form`]), bounded ([`bounds`]) and judged ([`judge`]: collapse to a rank, bounded,
+//! The equations are [`crate::field::GaussianFlow`]'s; here they are followed ([`evolve`], [`evolve_covariance`] for
+//! long times, [`through_layers`]), solved where they can be ([`closed_form`]), bounded ([`bounds`]) and judged ([`judge`]: collapse to a rank, bounded,
 //! growth, blow-up within a bracket, isospectral). Every verdict names what it rests on: a theorem with its mark, or
 //! the run alone.
 //!
@@ -21,5 +21,5 @@ mod regime;
 mod tests;
 
 pub use certificate::{Certificate, Claim, certify};
-pub use evolve::{evolve, through_layers};
+pub use evolve::{evolve, evolve_covariance, through_layers};
 pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge};

@@ -11,7 +11,7 @@ fn row() -> Matrix {
 
 /// Gaussians at several times, one run after the other.
 fn path(flow: &GaussianFlow, times: &[f64]) -> Vec<Gaussian> {
-    times.iter().map(|t| if *t == 0.0 { start() } else { at(flow, &start(), *t) }).collect()
+    times.iter().map(|t| if *t == 0.0 { start() } else { late(flow, &start(), *t) }).collect()
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn value_traces_decrease_as_printed_for_three_kernels() {
         assert!(found.windows(2).all(|pair| pair[1] < pair[0]), "{found:?}");
     }
     let flow = flow(repulsive(&row(), &value), SOFTMAX, &start());
-    assert_near(&[value_trace(&value, &at(&flow, &start(), 1e4)).unwrap()], &[2.20490324712], 1e-11);
+    assert_near(&[value_trace(&value, &late(&flow, &start(), 1e4)).unwrap()], &[2.20490324712], 1e-11);
 }
 
 #[test]

@@ -80,6 +80,13 @@ pub(crate) fn at(flow: &GaussianFlow, start: &Gaussian, t: f64) -> Gaussian {
     gaussian
 }
 
+/// The covariance at a late time, in logarithmic time.
+pub(crate) fn late(flow: &GaussianFlow, start: &Gaussian, t: f64) -> Gaussian {
+    let (gaussian, outcome) = super::evolve_covariance(flow, start, t, 1e-13).unwrap();
+    assert_eq!(outcome.stop, crate::solver::StopReason::EndTime, "{outcome:?}");
+    gaussian
+}
+
 /// Asserts |found - expected| <= tolerance entry by entry.
 #[track_caller]
 pub(crate) fn assert_near(found: &[f64], expected: &[f64], tolerance: f64) {

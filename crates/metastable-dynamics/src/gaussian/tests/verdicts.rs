@@ -78,7 +78,7 @@ fn two_lines_of_the_planar_figure_are_the_isotropic_directions() {
     for kernel in [SOFTMAX, L2] {
         let flow = flow(Head::new(q.clone(), k.clone(), v.clone(), None).unwrap(), kernel, &start);
         assert_eq!(by_run(&flow, &start), Regime::Collapse { rank: 1 });
-        let limit = at(&flow, &start, 2000.0);
+        let limit = late(&flow, &start, 2000.0);
         let (_, vectors) = limit.covariance().symmetric_eigen().unwrap();
         let direction = [vectors.at(0, 1), vectors.at(1, 1)];
         let isotropic = [0.52778606929, -0.84937733962];
