@@ -57,7 +57,9 @@ mod tests {
     #[test]
     fn blocks_that_do_not_fill_the_state_do_not_fit() {
         assert!(Blocks::Equal(2).fit(4) && Blocks::Ends(&[1, 4]).fit(4));
-        for blocks in [Blocks::Equal(3), Blocks::Equal(0), Blocks::Ends(&[1, 3]), Blocks::Ends(&[0, 4]), Blocks::Ends(&[])] {
+        for blocks in
+            [Blocks::Equal(3), Blocks::Equal(0), Blocks::Ends(&[1, 3]), Blocks::Ends(&[0, 4]), Blocks::Ends(&[])]
+        {
             assert!(!blocks.fit(4), "{blocks:?}");
         }
         assert!(!Blocks::Ends(&[3, 2, 4]).fit(4));

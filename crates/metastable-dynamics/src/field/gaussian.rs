@@ -190,7 +190,11 @@ impl GaussianFlow {
     /// [`DynamicsError::Shape`] for another dimension; [`DynamicsError::Decomposition`].
     pub fn moment_velocity(&self, gaussian: &Gaussian) -> Result<(Vec<f64>, Matrix), DynamicsError> {
         if gaussian.dim() != self.dim {
-            return Err(DynamicsError::shape("gaussian", format!("d = {}", self.dim), format!("d = {}", gaussian.dim())));
+            return Err(DynamicsError::shape(
+                "gaussian",
+                format!("d = {}", self.dim),
+                format!("d = {}", gaussian.dim()),
+            ));
         }
         let (d, rank) = (self.dim, gaussian.rank());
         let mut mean = vec![0.0; d];

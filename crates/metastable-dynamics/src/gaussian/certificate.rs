@@ -144,8 +144,11 @@ fn existence(flow: &GaussianFlow) -> Result<Option<Certificate>, DynamicsError> 
                     return Ok(None);
                 }
             }
-            certificate(Claim::Global, "L2 with K injective or Q = ±K in every head: |B| is bounded, |Σ| grows at \
-                                        most exponentially [derived]")
+            certificate(
+                Claim::Global,
+                "L2 with K injective or Q = ±K in every head: |B| is bounded, |Σ| grows at \
+                                        most exponentially [derived]",
+            )
         }
         _ => Ok(None),
     }

@@ -77,14 +77,7 @@ pub struct JudgeOptions {
 
 impl Default for JudgeOptions {
     fn default() -> Self {
-        Self {
-            rtol: 1e-11,
-            horizon: 1e8,
-            stillness: 1e-6,
-            escape: 1e12,
-            max_steps: 20_000,
-            use_certificates: true,
-        }
+        Self { rtol: 1e-11, horizon: 1e8, stillness: 1e-6, escape: 1e12, max_steps: 20_000, use_certificates: true }
     }
 }
 

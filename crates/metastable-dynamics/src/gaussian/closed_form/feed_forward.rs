@@ -53,9 +53,8 @@ impl FeedForwardRiccati {
             return Err(DynamicsError::shape("covariance", format!("[{d}, {d}]"), covariance.shape()));
         }
         let exponential = self.hamiltonian().scaled(t).exp()?;
-        let block = |row: usize, column: usize| {
-            Matrix::from_fn(d, d, |i, j| exponential.at(row * d + i, column * d + j))
-        };
+        let block =
+            |row: usize, column: usize| Matrix::from_fn(d, d, |i, j| exponential.at(row * d + i, column * d + j));
         let inner = block(0, 0).add_scaled(1.0, &block(0, 1).multiply(covariance));
         let Ok(inverse) = inner.inverse() else { return Ok(None) };
         let result = block(1, 1).multiply(covariance).multiply(&inverse);

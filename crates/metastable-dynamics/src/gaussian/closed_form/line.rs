@@ -103,8 +103,7 @@ impl LineHead {
     pub fn noisy_softmax_blow_up(&self, variance: f64, tau: f64) -> Option<f64> {
         let product = self.value * self.logit();
         let quarter = std::f64::consts::FRAC_PI_2;
-        (product > 0.0)
-            .then(|| (quarter - (variance * (product / tau).sqrt()).atan()) / (2.0 * (product * tau).sqrt()))
+        (product > 0.0).then(|| (quarter - (variance * (product / tau).sqrt()).atan()) / (2.0 * (product * tau).sqrt()))
     }
 }
 
