@@ -9,8 +9,6 @@
 
 pub mod kernel;
 mod reduced;
-#[cfg(test)]
-mod tests;
 
 pub use kernel::GaussianKernel;
 
@@ -284,5 +282,65 @@ impl VectorField for GaussianFlow {
         if !done {
             velocity.fill(f64::NAN);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Gaussian {
+        let covariance = Matrix::from_rows("covariance", &[[2.0, 0.5], [0.5, 1.0]]).unwrap();
+        Gaussian::new(vec![1.0, -1.0], covariance).unwrap()
+    }
+
+    #[test]
+    fn mean_and_factor_are_blocks_of_their_own() {
+        let flow = GaussianFlow::new(vec![Head::identity(2)], GaussianKernel::SOFTMAX, &start()).unwrap();
+        assert_eq!(flow.blocks().ranges(flow.len()).collect::<Vec<_>>(), [0..2, 2..6]);
+        let state = flow.state(&start()).unwrap();
+        let back = flow.gaussian(&state).unwrap();
+        assert_eq!((back.mean(), back.factor()), (start().mean(), start().factor()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let flow = || GaussianFlow::new(vec![Head::identity(2)], GaussianKernel::SOFTMAX, &start()).unwrap();
+        let kernel = GaussianKernel::Sinkhorn { beta: 1.0, epsilon: 0.0 };
+        let three = Matrix::scaled_identity(3, 1.0);
+        let cases = [
+            ("head", GaussianFlow::new(vec![], GaussianKernel::SOFTMAX, &start()).unwrap_err()),
+            ("head", GaussianFlow::new(vec![Head::identity(3)], GaussianKernel::SOFTMAX, &start()).unwrap_err()),
+            ("epsilon", GaussianFlow::new(vec![Head::identity(2)], kernel, &start()).unwrap_err()),
+            ("noise", flow().with_noise(-1.0).unwrap_err()),
+            ("feed_forward", flow().with_feed_forward(three.clone(), vec![0.0; 2]).unwrap_err()),
+            ("gaussian", flow().state(&Gaussian::centred(three).unwrap()).unwrap_err()),
+        ];
+        for (name, error) in cases {
+            assert!(error.to_string().starts_with(&format!("{name}:")), "{error}");
+        }
+    }
+
+    /// Noise changes the state from L to Σ, not the flow: τ → 0 gives the same velocity of Σ.
+    #[test]
+    fn noise_adds_twice_its_strength_to_the_diagonal() {
+        let plain = GaussianFlow::new(vec![Head::identity(2)], GaussianKernel::SOFTMAX, &start()).unwrap();
+        let noisy = plain.clone().with_noise(0.25).unwrap();
+        let (_, slope) = plain.moment_velocity(&start()).unwrap();
+        let mut velocity = vec![0.0; noisy.len()];
+        noisy.evaluate(0.0, &noisy.state(&start()).unwrap(), &mut velocity);
+        for (at, (found, slope)) in velocity[2..].iter().zip(slope.as_slice()).enumerate() {
+            let noise = if at % 3 == 0 { 0.5 } else { 0.0 };
+            assert!((found - slope - noise).abs() < 1e-14 * slope.abs().max(1.0));
+        }
+    }
+
+    #[test]
+    fn a_state_outside_the_cone_has_no_velocity() {
+        let flow = GaussianFlow::new(vec![Head::identity(2)], GaussianKernel::SOFTMAX, &start()).unwrap();
+        let flow = flow.with_noise(0.25).unwrap();
+        let mut velocity = vec![0.0; 6];
+        flow.evaluate(0.0, &[0.0, 0.0, 1.0, 2.0, 2.0, 1.0], &mut velocity);
+        assert!(velocity.iter().all(|v| v.is_nan()));
     }
 }

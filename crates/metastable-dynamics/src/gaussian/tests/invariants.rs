@@ -49,8 +49,11 @@ proptest! {
             let flow = flow(Head::new(q.clone(), k.clone(), square(v.clone()), None).unwrap(), kernel, &start);
             let later = at(&flow, &start, safe_time(&flow, &start));
             let [before, after] = [&start, &later].map(|g| kernel_invariant(&basis, g).unwrap().at(0, 0));
-            // Drift of the inverse: cond(Σ) (below 1e3 here) times the solver's 1e-13.
-            prop_assert!((after / before - 1.0).abs() < 1e-10, "{} {before} {after}", kernel.name());
+            // The relative error of an inverse is cond(Σ) times that of Σ: the solver's 1e-13 a step over some steps.
+            // Sinkhorn at this ε reaches conditions of 1e4 and more.
+            let spectrum = later.spectrum().unwrap();
+            let drift = (after / before - 1.0).abs();
+            prop_assert!(drift < 1e-13 * spectrum[0] / spectrum[2] + 1e-12, "{} {drift:e} {spectrum:?}", kernel.name());
         }
     }
 

@@ -113,7 +113,6 @@ fn a_hundred_random_flows_are_judged_as_their_closed_forms_say() {
         let flow = flow(head, SOFTMAX, &start);
         let exact = ScalarValue::new(&start, &flow.logits(0), 1.0).unwrap();
         match (by_run(&flow, &start), exact.blow_up_time(), exact.limit()) {
-            // The library's rates have rounding of either sign in the kernel, where they mean nothing.
             (Regime::Collapse { rank }, _, Some((_, expected))) => assert_eq!(rank, expected, "seed {seed}"),
             (Regime::BlowUp(pole), Some(time), None) => {
                 // The default tolerance 1e-11 a step, some hundred steps.
