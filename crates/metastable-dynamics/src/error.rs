@@ -42,6 +42,14 @@ pub enum DynamicsError {
         /// max |M - Mᵀ|.
         asymmetry: f64,
     },
+    /// A kernel under which a Gaussian does not stay Gaussian.
+    #[error("{kernel} attention does not keep Gaussians Gaussian: {reason}")]
+    NoGaussianClosure {
+        /// Which kernel.
+        kernel: &'static str,
+        /// Why, from the mathematics.
+        reason: &'static str,
+    },
     /// A decomposition did not converge.
     #[error("{name}: the {what} did not converge")]
     Decomposition {

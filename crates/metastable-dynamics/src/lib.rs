@@ -3,7 +3,8 @@
 //! A transformer is a dynamical system: tokens are particles that interact through attention, layers are time.
 //! Reading order: [`tokens`] and [`head`] are the waist of the house; [`attention`] turns both into forces;
 //! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds;
-//! [`closed_form`] is what flows must do where mathematics knows the answer.
+//! [`gaussian`] says what becomes of a Gaussian, and on what grounds; [`closed_form`] is what flows must do where
+//! mathematics knows the answer.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -12,6 +13,7 @@ pub mod attention;
 pub mod closed_form;
 pub mod error;
 pub mod field;
+pub mod gaussian;
 pub mod geometry;
 pub mod head;
 pub mod linalg;

@@ -19,7 +19,7 @@ const EDGES: [(&str, &str); 4] = [
 const TERMINAL: [&str; 5] = ["anyhow", "clap", "comfy-table", "indicatif", "signal-hook"];
 
 /// The libraries that the mathematics may use.
-const OF_DYNAMICS: [&str; 7] = ["nalgebra", "rand", "rand_chacha", "rand_distr", "rayon", "serde", "thiserror"];
+const OF_DYNAMICS: [&str; 8] = ["nalgebra", "pulp", "rand", "rand_chacha", "rand_distr", "rayon", "serde", "thiserror"];
 
 /// The most lines a file may have.
 const LONGEST_FILE: usize = 600;

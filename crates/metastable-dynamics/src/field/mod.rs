@@ -1,14 +1,19 @@
-//! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens.
+//! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens, or the moments of one.
 //!
 //! [`particle`] moves tokens themselves (models M1, M3, M4, M5); [`rescaled`] moves z = e^{-tV} x (model M2), where
-//! clusters stand still; [`propagator`] holds e^{tV} in a form that never overflows.
+//! clusters stand still; [`propagator`] holds e^{tV} in a form that never overflows; [`gaussian`] moves the mean and a
+//! factor of the covariance of a Gaussian, where attention keeps Gaussians Gaussian.
 
+mod blocks;
 pub mod flow;
+pub mod gaussian;
 pub mod particle;
 pub mod propagator;
 pub mod rescaled;
 
+pub use blocks::Blocks;
 pub use flow::AttentionFlow;
+pub use gaussian::{GaussianFlow, GaussianKernel};
 pub use particle::{ParticleFlow, Placement};
 pub use rescaled::RescaledFlow;
 
@@ -27,7 +32,15 @@ pub trait VectorField: Sync {
 
     /// The state is cut into blocks of this many variables (for clouds: d, one block a token);
     /// adaptive solvers control the error of each block relative to its own norm.
+    ///
+    /// A field whose blocks differ in length overrides [`VectorField::blocks`] and gives here a length that cuts all
+    /// of them into whole parts.
     fn block_len(&self) -> usize;
+
+    /// The blocks themselves; by default all of length [`VectorField::block_len`].
+    fn blocks(&self) -> Blocks<'_> {
+        Blocks::Equal(self.block_len())
+    }
 
     /// Writes f(t, state) into `velocity`. Must be deterministic to the bit, on any number of threads.
     fn evaluate(&self, t: f64, state: &[f64], velocity: &mut [f64]);

@@ -1,3 +1,6 @@
-//! Distances between clouds as measures.
+//! Clouds as measures: distances between them, and Gaussians as the measures that two moments describe.
 
+pub mod gaussian;
 pub mod transport;
+
+pub use gaussian::Gaussian;

@@ -5,22 +5,23 @@
 //! (1996) II, section IV.2 (proportional-integral control); `dopri5.f`, `dop853.f` [code].
 
 use super::method::Method;
+use crate::field::Blocks;
 
 /// Tolerances of the error norm.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tolerance {
+pub(super) struct Tolerance<'f> {
     pub(super) rtol: f64,
     pub(super) atol: f64,
-    /// Entries a block of the state.
-    pub(super) block: usize,
+    /// The blocks of the state.
+    pub(super) blocks: Blocks<'f>,
 }
 
-impl Tolerance {
+impl Tolerance<'_> {
     /// max over blocks of |v_b|_2 / (atol + rtol |y_b|_2).
     pub(super) fn norm(&self, v: &[f64], y: &[f64]) -> f64 {
-        v.chunks_exact(self.block).zip(y.chunks_exact(self.block)).fold(0.0, |worst, (v, y)| {
-            let norm = norm(v);
-            larger(worst, if norm == 0.0 { 0.0 } else { norm / (self.atol + self.rtol * self::norm(y)) })
+        self.blocks.ranges(y.len()).fold(0.0, |worst, range| {
+            let norm = norm(&v[range.clone()]);
+            larger(worst, if norm == 0.0 { 0.0 } else { norm / (self.atol + self.rtol * self::norm(&y[range])) })
         })
     }
 
@@ -29,8 +30,7 @@ impl Tolerance {
     /// the block's error is h |e|^2 / sqrt(|e|^2 + 0.01 |third|^2), which is O(h^8) where e is O(h^6).
     pub(super) fn error(&self, h: f64, y: &[f64], y_new: &[f64], fifth: &[f64], third: Option<&[f64]>) -> f64 {
         let mut worst = 0.0;
-        for start in (0..y.len()).step_by(self.block) {
-            let range = start..start + self.block;
+        for range in self.blocks.ranges(y.len()) {
             let scale = self.atol + self.rtol * norm(&y[range.clone()]).max(norm(&y_new[range.clone()]));
             let fifth = norm(&fifth[range.clone()]);
             let third = third.map_or(0.0, |third| norm(&third[range]));
@@ -117,22 +117,22 @@ mod tests {
 
     #[test]
     fn the_error_norm_is_that_of_the_worst_block() {
-        let tolerance = Tolerance { rtol: 0.0, atol: 0.5, block: 2 };
+        let tolerance = Tolerance { rtol: 0.0, atol: 0.5, blocks: Blocks::Equal(2) };
         let error = tolerance.error(2.0, &[0.0; 4], &[0.0; 4], &[0.3, 0.4, 3.0, 4.0], None);
         assert_eq!(error, 2.0 * 5.0 / 0.5);
-        let relative = Tolerance { rtol: 1.0, atol: 0.0, block: 1 };
+        let relative = Tolerance { rtol: 1.0, atol: 0.0, blocks: Blocks::Equal(1) };
         assert_eq!(relative.error(1.0, &[1.0, 100.0], &[2.0, 50.0], &[1.0, 10.0], None), 0.5);
     }
 
     #[test]
     fn an_error_that_is_not_a_number_is_not_hidden() {
-        let tolerance = Tolerance { rtol: 0.0, atol: 1.0, block: 1 };
+        let tolerance = Tolerance { rtol: 0.0, atol: 1.0, blocks: Blocks::Equal(1) };
         assert!(tolerance.error(1.0, &[0.0; 2], &[0.0; 2], &[f64::NAN, 1.0], None).is_nan());
     }
 
     #[test]
     fn a_vanishing_first_estimate_of_dop853_gives_no_division_by_zero() {
-        let tolerance = Tolerance { rtol: 0.0, atol: 1.0, block: 1 };
+        let tolerance = Tolerance { rtol: 0.0, atol: 1.0, blocks: Blocks::Equal(1) };
         assert_eq!(tolerance.error(1.0, &[0.0], &[0.0], &[0.0], Some(&[0.0])), 0.0);
         assert_eq!(tolerance.error(1.0, &[0.0], &[0.0], &[3.0], Some(&[0.0])), 3.0);
         // |e|^2 / sqrt(|e|^2 + 0.01 |e3|^2) = 9 / 5.

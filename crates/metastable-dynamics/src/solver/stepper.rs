@@ -237,7 +237,7 @@ impl<'f> Stepper<'f> {
         match self.options.step {
             StepSize::Fixed(dt) => self.fixed_step(dt, t_end),
             StepSize::Adaptive { rtol, atol } => {
-                let tolerance = Tolerance { rtol, atol, block: self.system.field.block_len() };
+                let tolerance = Tolerance { rtol, atol, blocks: self.system.field.blocks() };
                 self.adaptive_step(tolerance, t_end)
             }
         }
@@ -246,8 +246,8 @@ impl<'f> Stepper<'f> {
     /// The criterion of [`SolverOptions::stationary`].
     fn is_stationary(&mut self) -> bool {
         let Some(bound) = self.options.stationary else { return false };
-        let block = self.system.field.block_len();
-        let largest = |v: &[f64]| v.chunks_exact(block).map(control::norm).fold(0.0, f64::max);
+        let blocks = self.system.field.blocks();
+        let largest = |v: &[f64]| blocks.ranges(v.len()).map(|range| control::norm(&v[range])).fold(0.0, f64::max);
         let velocity = largest(self.slopes.get_mut().first());
         velocity * (self.t - self.t0).max(1.0) <= bound * largest(&self.y)
     }
@@ -346,9 +346,9 @@ impl<'f> Stepper<'f> {
     /// bound); otherwise the field is at fault.
     fn underflow(&mut self, proposal: f64) -> StopReason {
         let h = proposal.max(control::shortest_step(self.t));
-        let block = self.system.field.block_len();
         let velocity = self.slopes.get_mut().first();
-        let is_escaping = self.y.chunks_exact(block).zip(velocity.chunks_exact(block)).any(|(y, f)| {
+        let is_escaping = self.system.field.blocks().ranges(self.y.len()).any(|range| {
+            let (y, f) = (&self.y[range.clone()], &velocity[range]);
             let radial: f64 = y.iter().zip(f).map(|(y, f)| y * f).sum();
             h * radial > ESCAPE_GROWTH * y.iter().map(|y| y * y).sum::<f64>()
         });
@@ -372,12 +372,12 @@ impl<'f> Stepper<'f> {
 const ESCAPE_GROWTH: f64 = 1e-6;
 
 fn validate_state(field: &dyn VectorField, state: &SolverState) -> Result<(), DynamicsError> {
-    let (len, block) = (field.len(), field.block_len());
+    let (len, blocks) = (field.len(), field.blocks());
     if state.y.len() != len {
         return Err(DynamicsError::shape("state", len, state.y.len()));
     }
-    if block == 0 || !len.is_multiple_of(block) {
-        return Err(DynamicsError::shape("state", format!("whole blocks of {block} entries"), len));
+    if !blocks.fit(len) {
+        return Err(DynamicsError::shape("state", format!("whole blocks, {blocks:?}"), len));
     }
     require_finite("state", &state.y)?;
     require_finite("time", &[state.t0, state.t])?;

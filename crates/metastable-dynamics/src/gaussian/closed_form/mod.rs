@@ -1,0 +1,14 @@
+//! Gaussian flows in closed form: the oracles of the solver, and answers that need no solver.
+//!
+//! [`scalar_value`] (V = vI, softmax, any dimension), [`feed_forward`] (the same with a linear feed-forward part: one
+//! matrix exponential), [`line`] (d = 1: softmax, L2, Sinkhorn, noise), [`plane`] (rotation in two dimensions).
+
+pub mod feed_forward;
+pub mod line;
+pub mod plane;
+pub mod scalar_value;
+
+pub use feed_forward::FeedForwardRiccati;
+pub use line::LineHead;
+pub use plane::PlaneRotation;
+pub use scalar_value::ScalarValue;

@@ -1,0 +1,287 @@
+//! The verdict on a Gaussian flow, with what it rests on.
+
+use super::bounds::{blow_up_not_after, blow_up_not_before};
+use super::certificate::{Certificate, Claim, certify};
+use super::clock::OwnTime;
+use crate::error::DynamicsError;
+use crate::field::GaussianFlow;
+use crate::geometry::Euclidean;
+use crate::measure::Gaussian;
+use crate::solver::{Advance, Method, SolverOptions, Stepper};
+
+/// A time of blow-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlowUp {
+    /// The best value: exact, or fitted.
+    pub time: f64,
+    /// [lower, upper], see [`judge`].
+    pub bracket: [f64; 2],
+    /// Whether the upper end is proven (from the state reached), not only twice the fitted rest.
+    pub is_upper_proven: bool,
+}
+
+/// What becomes of the covariance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Regime {
+    /// It tends to one of smaller rank.
+    Collapse {
+        /// The rank of the limit.
+        rank: usize,
+    },
+    /// It stays bounded and keeps its rank.
+    Bounded,
+    /// It grows for ever, without a pole.
+    Growth {
+        /// d/dt ln tr Σ at the end of the run.
+        rate: f64,
+    },
+    /// It becomes infinite in finite time.
+    BlowUp(BlowUp),
+    /// Its spectrum is constant while it turns.
+    Isospectral,
+}
+
+/// A regime and its grounds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The regime.
+    pub regime: Regime,
+    /// What was known beforehand.
+    pub certificate: Certificate,
+    /// Whether the certificate alone proves the regime; otherwise the run shows it.
+    pub is_proven: bool,
+    /// Whether the run settled: it escaped, came to rest or reached the horizon within its steps. True without a run.
+    pub is_settled: bool,
+    /// The time to which the flow was followed (0 if the certificate made a run needless).
+    pub time: f64,
+    /// Evaluations of the field.
+    pub evaluations: u64,
+}
+
+/// How long and how carefully to look. Times are in units of the flow's own scale |L|/|L'| at the start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JudgeOptions {
+    /// Relative tolerance of the solver.
+    pub rtol: f64,
+    /// How far in time.
+    pub horizon: f64,
+    /// At rest where t |Σ'| / |Σ| falls below this.
+    pub stillness: f64,
+    /// Escaped where tr Σ has grown by this factor.
+    pub escape: f64,
+    /// Steps to take at most.
+    pub max_steps: u64,
+    /// Whether to look at certificates first, and to skip the run where they prove a regime.
+    pub use_certificates: bool,
+}
+
+impl Default for JudgeOptions {
+    fn default() -> Self {
+        Self { rtol: 1e-11, horizon: 1e8, stillness: 1e-6, escape: 1e12, max_steps: 20_000, use_certificates: true }
+    }
+}
+
+/// Says what becomes of the covariance of `start`, and on what grounds.
+///
+/// First [`certify`]; where that proves a regime there is no run. Otherwise the flow is followed in its own time (one
+/// unit is an e-fold of the factor or of t) until tr Σ has escaped, Σ is at rest, or the horizon is reached:
+///
+/// - *blow-up*: with g = tr Σ / (tr Σ)', a pole of any order p has g' → -1/p, so t* is where the line through g at two
+///   late moments meets 0; g' → 0 is growth. The bracket: below, the time reached plus the proven bound
+///   [`blow_up_not_before`] from the state there; above, [`blow_up_not_after`] from there, or, where nothing is proven,
+///   twice the fitted rest. Both are widened by 100 rtol t for the solver's error.
+/// - *rank*: an eigenvalue of Σ collapses if it falls faster than t^{-1/2} over the last factor 3 of time, or is below
+///   1e-26 of the largest: relative to the flow, not to a fixed threshold.
+///
+/// # Errors
+/// [`DynamicsError::Shape`] if `start` does not fit the flow; [`DynamicsError::Domain`] for bad options;
+/// [`DynamicsError::Decomposition`].
+///
+/// # Example
+/// ```
+/// use metastable_dynamics::field::{GaussianFlow, GaussianKernel};
+/// use metastable_dynamics::gaussian::{JudgeOptions, Regime, judge};
+/// use metastable_dynamics::{Head, Matrix, measure::Gaussian};
+/// let start = Gaussian::centred(Matrix::scaled_identity(2, 0.5)).unwrap();
+/// let flow = GaussianFlow::new(vec![Head::identity(2)], GaussianKernel::SOFTMAX, &start).unwrap();
+/// let verdict = judge(&flow, &start, &JudgeOptions::default()).unwrap();
+/// let Regime::BlowUp(pole) = verdict.regime else { panic!() };
+/// assert!((pole.time - 1.0).abs() < 1e-14);
+/// assert!(verdict.is_proven && verdict.certificate.statement.contains("closed form"));
+/// ```
+pub fn judge(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Verdict, DynamicsError> {
+    let certificate = certify(flow, start)?;
+    if options.use_certificates
+        && let Some(regime) = proven(certificate.claim)
+    {
+        let zero = Verdict { regime, certificate, is_proven: true, is_settled: true, time: 0.0, evaluations: 0 };
+        return Ok(zero);
+    }
+    let run = Run::new(flow, start, options)?;
+    let may_blow_up = !(options.use_certificates && matches!(certificate.claim, Claim::Global));
+    let regime = run.regime(flow, start, options, may_blow_up)?;
+    let is_proven = matches!((certificate.claim, &regime), (Claim::BlowUp { .. }, Regime::BlowUp(_)));
+    let (time, evaluations) = (run.last.t, run.evaluations);
+    Ok(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations })
+}
+
+/// The regime that a claim settles by itself.
+fn proven(claim: Claim) -> Option<Regime> {
+    match claim {
+        Claim::Collapse { rank } => Some(Regime::Collapse { rank }),
+        Claim::Bounded => Some(Regime::Bounded),
+        Claim::Isospectral => Some(Regime::Isospectral),
+        Claim::BlowUp { time: Some(time) } => {
+            // The closed form is exact up to the rounding of one eigenvalue problem.
+            let margin = 1e-14 * time;
+            let bracket = [time - margin, time + margin];
+            Some(Regime::BlowUp(BlowUp { time, bracket, is_upper_proven: true }))
+        }
+        Claim::BlowUp { time: None } | Claim::Global | Claim::Nothing => None,
+    }
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Escaped,
+    AtRest,
+    Vanished,
+    Horizon,
+    Exhausted,
+}
+
+/// A moment of a run.
+#[derive(Debug, Clone)]
+struct Moment {
+    t: f64,
+    trace: f64,
+    /// tr Σ / (tr Σ)'.
+    growth_time: f64,
+    gaussian: Gaussian,
+}
+
+struct Run {
+    end: End,
+    /// Moments at least a quarter later or a decade larger than the one before; the first is the start.
+    moments: Vec<Moment>,
+    last: Moment,
+    evaluations: u64,
+}
+
+impl Run {
+    fn new(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Self, DynamicsError> {
+        let mut state = flow.state(start)?;
+        let own_time = OwnTime::new(flow, &state);
+        state.push(0.0);
+        // The time starts at zero: an absolute tolerance in its own unit. A factor's scale is its own size.
+        let atol = 1e-3 * options.rtol * own_time.unit().min(start.trace().sqrt()).max(f64::MIN_POSITIVE);
+        let solver = SolverOptions {
+            max_steps: options.max_steps,
+            ..SolverOptions::adaptive(Method::Dop853, options.rtol, atol)
+        };
+        let mut stepper = Stepper::new(&own_time, &Euclidean, solver, 0.0, state)?;
+        let mut moments = vec![moment(flow, &own_time, stepper.values())?.0];
+        loop {
+            let (now, unrest) = moment(flow, &own_time, stepper.values())?;
+            if keeps(&moments[moments.len() - 1], &now) {
+                moments.push(now.clone());
+            }
+            let first = moments[0].trace;
+            let end = if now.trace > options.escape * first {
+                Some(End::Escaped)
+            } else if now.trace <= VANISHED * first {
+                Some(End::Vanished)
+            } else if unrest * (own_time.unit() + now.t) < options.stillness {
+                Some(End::AtRest)
+            } else if now.t > options.horizon * own_time.unit() {
+                Some(End::Horizon)
+            } else {
+                matches!(stepper.advance(f64::INFINITY), Advance::Stopped(_)).then_some(End::Exhausted)
+            };
+            if let Some(end) = end {
+                return Ok(Self { end, moments, last: now, evaluations: stepper.stats().evaluations });
+            }
+        }
+    }
+
+    fn regime(
+        &self,
+        flow: &GaussianFlow,
+        start: &Gaussian,
+        options: &JudgeOptions,
+        may_blow_up: bool,
+    ) -> Result<Regime, DynamicsError> {
+        if self.end == End::Vanished {
+            return Ok(Regime::Collapse { rank: 0 });
+        }
+        if self.end == End::Escaped {
+            let order = self.pole_slope();
+            if may_blow_up && order > POLE {
+                return Ok(Regime::BlowUp(self.pole(flow, order, options)?));
+            }
+            return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
+        }
+        let before = self.moments.iter().rev().find(|m| 3.0 * m.t <= self.last.t).unwrap_or(&self.moments[0]);
+        let (early, late) = (before.gaussian.spectrum()?, self.last.gaussian.spectrum()?);
+        if self.end != End::AtRest && self.is_isospectral(&late)? {
+            return Ok(Regime::Isospectral);
+        }
+        if before.t > 0.0 && self.last.trace / before.trace > (self.last.t / before.t).powf(COLLAPSE_EXPONENT) {
+            return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
+        }
+        let shrink = if before.t > 0.0 { (self.last.t / before.t).powf(-COLLAPSE_EXPONENT) } else { 0.0 };
+        let largest = late.first().copied().unwrap_or(0.0);
+        let rank = early.iter().zip(&late).filter(|(e, l)| **l > shrink * **e && **l > LOST * largest).count();
+        let full = start.spectrum()?.iter().filter(|v| **v > 0.0).count();
+        Ok(if rank < full { Regime::Collapse { rank } } else { Regime::Bounded })
+    }
+
+    /// -g' of g = tr Σ / (tr Σ)' between the end and the last moment that was a millionth as large: 1/p at a pole
+    /// of order p.
+    fn pole_slope(&self) -> f64 {
+        let before = self.moments.iter().rev().find(|m| m.trace <= 1e-6 * self.last.trace).unwrap_or(&self.moments[0]);
+        (before.growth_time - self.last.growth_time) / (self.last.t - before.t)
+    }
+
+    fn pole(&self, flow: &GaussianFlow, slope: f64, options: &JudgeOptions) -> Result<BlowUp, DynamicsError> {
+        let Moment { t, growth_time, gaussian, .. } = &self.last;
+        let rest = growth_time / slope;
+        let proven = blow_up_not_after(flow, gaussian)?;
+        let margin = 100.0 * options.rtol * t;
+        let bracket = [
+            t + blow_up_not_before(flow, gaussian)?.min(rest) - margin,
+            t + proven.unwrap_or(2.0 * rest).max(rest) + margin,
+        ];
+        Ok(BlowUp { time: t + rest, bracket, is_upper_proven: proven.is_some() })
+    }
+
+    /// Whether no eigenvalue has moved since the start by more than the solver's error explains.
+    fn is_isospectral(&self, late: &[f64]) -> Result<bool, DynamicsError> {
+        let first = self.moments[0].gaussian.spectrum()?;
+        let largest = first.first().copied().unwrap_or(0.0);
+        Ok(first.iter().zip(late).all(|(a, b)| (a - b).abs() <= SAME_SPECTRUM * largest))
+    }
+}
+
+/// Growth whose g' is nearer to 0 than this is no pole of an order below 20.
+const POLE: f64 = 0.05;
+/// Powers of t: between bounded (0) and the slowest collapse or growth seen (1).
+const COLLAPSE_EXPONENT: f64 = 0.5;
+/// What a factor in f64 cannot tell from zero: (1e-13)².
+const LOST: f64 = 1e-26;
+/// tr Σ below this part of its start is nothing.
+const VANISHED: f64 = 1e-24;
+/// A spectrum that moved less than this over the whole run, relative to the largest eigenvalue.
+const SAME_SPECTRUM: f64 = 1e-6;
+
+fn keeps(before: &Moment, now: &Moment) -> bool {
+    now.t > 1.25 * before.t || now.trace > 10.0 * before.trace
+}
+
+fn moment(flow: &GaussianFlow, own_time: &OwnTime<'_>, state: &[f64]) -> Result<(Moment, f64), DynamicsError> {
+    let (moments, t) = state.split_at(state.len() - 1);
+    let pace = own_time.pace(state);
+    let gaussian = flow.gaussian(moments)?;
+    Ok((Moment { t: t[0], trace: pace.trace, growth_time: 1.0 / pace.growth, gaussian }, pace.unrest))
+}
