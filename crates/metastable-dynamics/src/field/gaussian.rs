@@ -5,7 +5,7 @@
 //! covariances are welcome. Reading order: [`kernel`] (who is admitted), `reduced` (c and B L), then the flow here.
 //!
 //! What this is not: an approximation for kernels without closure (they are refused), nor a model of few tokens:
-//! n particles follow the moments only while √(xᵀAᵀΣAx) ≪ √(2 ln n) [derived].
+//! n particles follow the moments only while √(xᵀAᵀΣAx) ≪ √(2 ln n) \[derived\].
 
 pub mod kernel;
 mod reduced;
@@ -33,7 +33,7 @@ use reduced::{Reduced, add_product};
 /// linear           U (Σ + ααᵀ) A α                    U (Σ + ααᵀ) A                              [derived]
 /// ```
 ///
-/// The sum of affine fields is affine, so several heads, W x + b and noise keep Gaussians too [derived].
+/// The sum of affine fields is affine, so several heads, W x + b and noise keep Gaussians too \[derived\].
 /// Mean and covariance are two blocks for the error control. With noise the covariance itself is the state, because the
 /// factor's equation L' = BL + τ L^{-T} is singular where Σ is; a stage that leaves the cone of covariances has a
 /// velocity that is not a number, which makes an adaptive solver retry with a shorter step (never clipped: clipping

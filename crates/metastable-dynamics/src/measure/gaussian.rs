@@ -128,7 +128,7 @@ impl Gaussian {
     /// The image under x ↦ M x + b: N(Mα + b, (ML)(ML)ᵀ).
     ///
     /// # Errors
-    /// [`DynamicsError::Shape`] if M [m, d] or b [m] do not fit; [`DynamicsError::NotFinite`] on overflow.
+    /// [`DynamicsError::Shape`] if M [m, d] or b \[m\] do not fit; [`DynamicsError::NotFinite`] on overflow.
     pub fn push_forward(&self, map: &Matrix, shift: &[f64]) -> Result<Self, DynamicsError> {
         if map.columns() != self.dim() || shift.len() != map.rows() {
             return Err(DynamicsError::shape("map", format!("[{}, {}]", shift.len(), self.dim()), map.shape()));
@@ -143,7 +143,7 @@ impl Gaussian {
 /// The Bures distance squared, tr Σ_1 + tr Σ_2 - 2 tr (Σ_1^{1/2} Σ_2 Σ_1^{1/2})^{1/2}: the covariance part of W_2².
 ///
 /// Computed as min over orthogonal O of |L_1 - L_2 O|_F², attained at O = W Uᵀ for L_1ᵀ L_2 = U S Wᵀ: a sum of
-/// squares, so near and singular covariances lose nothing to cancellation [derived]. O(d³).
+/// squares, so near and singular covariances lose nothing to cancellation \[derived\]. O(d³).
 ///
 /// # Errors
 /// [`DynamicsError::Shape`] if dimensions differ; [`DynamicsError::Decomposition`].

@@ -23,14 +23,14 @@ pub enum GaussianKernel {
     },
     /// Doubly normalised exp(<Qx, Ky> / ε), times 1/ε.
     ///
-    /// Scores -|Qx - Ky|² give the same kernel with 2 beta: the squares are absorbed by the normalisations [derived].
+    /// Scores -|Qx - Ky|² give the same kernel with 2 beta: the squares are absorbed by the normalisations \[derived\].
     Sinkhorn {
         /// Inverse temperature.
         beta: f64,
         /// Entropic regularisation ε > 0.
         epsilon: f64,
     },
-    /// <Qx, Ky>, not normalised. Its moments close for any law, not only Gaussians [derived].
+    /// <Qx, Ky>, not normalised. Its moments close for any law, not only Gaussians \[derived\].
     Linear {
         /// Factor of the scores.
         beta: f64,
@@ -48,7 +48,7 @@ impl GaussianKernel {
     ///
     /// # References
     /// Castin, Ablin, Carrillo, Peyré, arXiv 2501.18322, and their code, for softmax, L2 and Sinkhorn
-    /// \[code\]\[checked\]; linear and the refusals [derived].
+    /// \[code\]\[checked\]; linear and the refusals \[derived\].
     pub fn of(kernel: &AttentionKernel) -> Result<Self, DynamicsError> {
         if kernel.mask() == Mask::Causal {
             return refuse("causal", CAUSAL);

@@ -2,7 +2,7 @@
 
 /// A head on the line, with the scores' beta in q and k.
 ///
-/// All formulas [checked] to 13 digits; each gives `None` from the time of blow-up on.
+/// All formulas \[checked\] to 13 digits; each gives `None` from the time of blow-up on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LineHead {
     /// Q.
