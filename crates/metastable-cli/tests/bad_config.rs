@@ -65,7 +65,7 @@ fn broken_and_incomplete_configurations_are_refused() {
 fn shapes_that_do_not_fit_are_named_with_expected_and_found() {
     refused(&["head=[{value=[[1.0]]}]"], "`head[0].value`: expected shape [r, 2], found [1, 1]");
     refused(&["head=[{value=[[1.0, 2.0]]}]"], "`head[0] (value)`: expected shape [2, 2], found [1, 2]");
-    refused(&["head=[{query=[[1.0, 2.0, 3.0]]}]"], "`head[0].query`: expected shape [2, 2], found [1, 3]");
+    refused(&["head=[{query=[[1.0, 2.0, 3.0]]}]"], "`head[0].query`: expected shape [r, 2], found [1, 3]");
     refused(&["head=[{key=[[1.0, 2.0]]}]"], "`head[0] (key)`: expected shape [2, 2], found [1, 2]");
     refused(&["head=[{output=[[1.0, 2.0, 3.0]]}]"], "`head[0].output`: expected shape [2, 2], found [1, 3]");
     refused(&["head=[{value=[[1.0, 2.0], [1.0]]}]"], "`head[0].value, row 1`: expected 2 entries, found 1");
