@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod arrays;
+pub mod display;
 pub mod document;
 pub mod error;
 pub mod inspect;
@@ -15,6 +16,7 @@ pub mod observables;
 pub mod provenance;
 pub mod publish;
 pub mod render;
+pub mod report;
 pub mod run_dir;
 pub mod schema;
 pub mod selftest;

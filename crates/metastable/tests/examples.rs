@@ -24,7 +24,7 @@ fn outcome(name: &str) -> SimulateReport {
     };
     let report = run(&request, &mut Unwatched).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(request.output.join("DONE").exists(), "{name}");
-    println!("{name}: {:#?}", report.summary);
+    println!("{name}: {:#?}", report.header.summary);
     report
 }
 

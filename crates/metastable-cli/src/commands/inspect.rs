@@ -34,13 +34,13 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
     let table = layers(&report)?;
     match format {
         OutputFormat::Json => out.json(&serde_json::json!({
-            "title": report.title, "model": report.model, "layers": report.layers,
-            "summary": report.summary, "warnings": report.warnings,
+            "title": report.header.title, "model": report.model, "layers": report.layers,
+            "summary": report.header.summary, "warnings": report.header.warnings,
         }))?,
         OutputFormat::Csv => out.text(&table.to_csv())?,
         OutputFormat::Table => {
-            out.line(&format!("{}\n", report.title))?;
-            for sentence in report.summary.iter().chain(&report.warnings) {
+            out.line(&format!("{}\n", report.header.title))?;
+            for sentence in report.header.summary.iter().chain(&report.header.warnings) {
                 out.line(&format!("  {sentence}"))?;
             }
             out.line("")?;

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &SimulateArgs, format: OutputFormat, progress: &mut Prog
     }
     if format == OutputFormat::Table {
         out.line("")?;
-        out.line(&format!("seed {}; report: {}", report.provenance.seed, output.join("report.html").display()))?;
+        out.line(&format!("seed {}; report: {}", report.header.provenance.seed, output.join("report.html").display()))?;
     }
     Ok(())
 }
@@ -49,11 +49,11 @@ pub(crate) fn default_output(config: &Path) -> PathBuf {
 }
 
 fn readable(report: &SimulateReport, out: &mut Out) -> Result<()> {
-    out.line(&format!("{}\n", report.title))?;
-    for sentence in &report.summary {
+    out.line(&format!("{}\n", report.header.title))?;
+    for sentence in &report.header.summary {
         out.line(&format!("  {sentence}"))?;
     }
-    for warning in &report.warnings {
+    for warning in &report.header.warnings {
         out.line(&format!("  warning: {warning}"))?;
     }
     if report.twin.is_some() {
@@ -111,12 +111,12 @@ fn summary(report: &SimulateReport) -> serde_json::Value {
         })
     });
     serde_json::json!({
-        "title": report.title,
-        "seed": report.provenance.seed,
+        "title": report.header.title,
+        "seed": report.header.provenance.seed,
         "stop": report.stop,
         "clusters": { "count": report.clusters.count, "centers": report.clusters.centers },
         "twin": twin,
-        "summary": report.summary,
-        "warnings": report.warnings,
+        "summary": report.header.summary,
+        "warnings": report.header.warnings,
     })
 }

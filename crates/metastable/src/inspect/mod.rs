@@ -14,14 +14,14 @@ use metastable_dynamics::{Matrix, TokensRef};
 use metastable_model::{Encoded, Hidden, Input, Model};
 
 use crate::arrays::{Tensor, TensorData, safetensors_bytes};
+use crate::display::{CloudBuilder, GAMMA, Projection, Selection};
 use crate::error::LabError;
 use crate::observables::{AttentionObservables, Collector};
 use crate::provenance::{Provenance, fingerprint, sha256_hex};
 use crate::publish;
 use crate::render::Display;
+use crate::report::{AttentionNote, Axis, ClusterSummary, Header, TokensSummary};
 use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
-use crate::simulate::display::{CloudBuilder, GAMMA, Projection, Selection};
-use crate::simulate::report::{AttentionNote, Axis, ClusterSummary, TokensSummary};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
 use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, ModelSummary};
@@ -185,13 +185,12 @@ fn observe(
     cluster_history.labels.iter_mut().for_each(|labels| *labels = selection.of(labels));
     let heads = spectra(model, &config.layers)?;
     let layers = layer_rows(&series, rows);
-    let report = InspectReport {
+    let header = Header {
         schema: SCHEMA,
         job: "inspect",
         title: title(&config.model, encoded),
         summary: summary(&series, encoded, levels),
         warnings: warnings(encoded, config.max_tokens),
-        model: model_summary(model, &provenance),
         provenance,
         axis: Axis { name: "layer", symbol: "layer" },
         tokens: TokensSummary {
@@ -204,11 +203,12 @@ fn observe(
         display_tokens: selection.tokens,
         attention: Some(AttentionNote {
             gamma: GAMMA,
-            note:
-                "Mean over heads of the weights with which the next block looks at these tokens; nothing looks at the \
-                   last level."
-                    .into(),
+            note: "Mean over heads of the weights of the block that made this level; no block made level 0.".into(),
         }),
+    };
+    let report = InspectReport {
+        model: model_summary(model, &header.provenance),
+        header,
         clusters: last.map(cluster_summary).unwrap_or_else(no_clusters),
         series,
         cluster_history,

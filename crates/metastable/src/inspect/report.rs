@@ -3,36 +3,16 @@
 use serde::Serialize;
 
 use crate::observables::{ClusterHistory, Series};
-use crate::provenance::Provenance;
-use crate::simulate::report::{AttentionNote, Axis, ClusterSummary, TokensSummary};
+use crate::report::{ClusterSummary, Header};
 
 /// Everything an inspection found.
 #[derive(Debug, Clone, Serialize)]
 pub struct InspectReport {
-    /// The version of this layout.
-    pub schema: u32,
-    /// Always "inspect".
-    pub job: &'static str,
-    /// The model's folder and the beginning of the text.
-    pub title: String,
-    /// What was found, in sentences.
-    pub summary: Vec<String>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-    /// Program, machine and inputs.
-    pub provenance: Provenance,
+    /// Title, summary, provenance, and what is drawn.
+    #[serde(flatten)]
+    pub header: Header,
     /// What was asked.
     pub config: InspectConfig,
-    /// Levels as time.
-    pub axis: Axis,
-    /// The tokens of the text.
-    pub tokens: TokensSummary,
-    /// How d > 3 was projected for display.
-    pub projection: Option<String>,
-    /// Which tokens are drawn, and have their labels in `cluster_history`; all if absent.
-    pub display_tokens: Option<Vec<usize>>,
-    /// How attention maps were made.
-    pub attention: Option<AttentionNote>,
     /// The checkpoint.
     pub model: ModelSummary,
     /// Clusters at the last level.

@@ -7,16 +7,15 @@ use metastable_dynamics::measure::transport;
 use metastable_dynamics::observe::{Clusters, numerical_rank};
 
 use super::bound::{Bound, bound};
-use super::display::{CloudBuilder, GAMMA, Projection, Selection};
 use super::engine::{Outside, Progress, Run, Unfinished};
 use super::meant::Simulation;
-use super::report::{
-    AttentionNote, Axis, ClusterSummary, PairedSeries, SimulateReport, SolverSummary, Stop, TokensSummary, TwinReport,
-};
+use super::report::{PairedSeries, SimulateReport, SolverSummary, Stop, TwinReport};
+use crate::display::{CloudBuilder, GAMMA, Projection, Selection};
 use crate::error::LabError;
 use crate::observables::{AttentionObservables, ClusterHistory, Collector, Series};
 use crate::provenance::Provenance;
 use crate::render::{Cloud, Display};
+use crate::report::{AttentionNote, Axis, ClusterSummary, Header, TokensSummary};
 
 /// The rank of the attention matrix needs a decomposition of an n x n matrix per saved time.
 const MOST_TOKENS_FOR_RANK: usize = 256;
@@ -71,20 +70,23 @@ pub fn assemble(
         warnings.push(format!("only {saved} of {} saved times were reached", simulation.times.len()));
     }
     let method = simulation.solver.method.name();
-    let mut report = SimulateReport {
+    let header = Header {
         schema: crate::run_dir::SCHEMA,
         job: "simulate",
         title: simulation.config.title.clone().unwrap_or_default(),
         summary: Vec::new(),
         warnings,
         provenance,
-        config: simulation.config.clone(),
         axis: Axis { name: "time", symbol: "t" },
         tokens: TokensSummary { count: n, dim: d, strings: None, special: None },
         projection: projection.statement,
         display_tokens: selection.tokens.clone(),
         attention: CloudBuilder::note(n, simulation.heads.len(), saved)
             .map(|note| AttentionNote { gamma: GAMMA, note }),
+    };
+    let mut report = SimulateReport {
+        header,
+        config: simulation.config.clone(),
         stop: Stop { reason: base.outcome.stop, time: base.outcome.t },
         solver: SolverSummary::new(method, base.outcome.stats),
         clusters: summarize(&flow, base, clusters),
@@ -92,7 +94,7 @@ pub fn assemble(
         cluster_history: seen.history,
         twin: twin_report,
     };
-    report.summary = super::summary::sentences(&report);
+    report.header.summary = super::summary::sentences(&report);
     let times = (0..saved).filter(|s| selection.draws(*s)).map(|s| simulation.times[s]).collect();
     Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud }, saved })
 }

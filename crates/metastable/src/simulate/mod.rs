@@ -2,12 +2,11 @@
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
 //! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`] and [`seed`] serve the first arrow,
-//! [`cascade`], [`merges`] and [`bound`] the twin, [`display`] the page, [`summary`] the reader.
+//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader.
 
 pub mod assemble;
 pub mod bound;
 pub mod cascade;
-pub mod display;
 pub mod engine;
 pub mod field;
 pub mod forms;

@@ -6,35 +6,16 @@ use serde::Serialize;
 
 use super::written::SimulateConfig;
 use crate::observables::{ClusterHistory, Series};
-use crate::provenance::Provenance;
+use crate::report::{ClusterSummary, Header};
 
 /// Everything a simulation found.
 #[derive(Debug, Clone, Serialize)]
 pub struct SimulateReport {
-    /// The version of this layout.
-    pub schema: u32,
-    /// Always "simulate".
-    pub job: &'static str,
-    /// From the config.
-    pub title: String,
-    /// What happened, in sentences.
-    pub summary: Vec<String>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-    /// Program, seed, machine and inputs.
-    pub provenance: Provenance,
+    /// Title, summary, provenance, and what is drawn.
+    #[serde(flatten)]
+    pub header: Header,
     /// The config as resolved.
     pub config: SimulateConfig,
-    /// What the saved states are indexed by.
-    pub axis: Axis,
-    /// Number and dimension of the tokens.
-    pub tokens: TokensSummary,
-    /// How d > 3 was projected for display, if it was.
-    pub projection: Option<String>,
-    /// Which tokens are drawn, and have their labels in `cluster_history`; all if absent (up to 2000 tokens).
-    pub display_tokens: Option<Vec<usize>>,
-    /// How attention maps were made, if they were.
-    pub attention: Option<AttentionNote>,
     /// Why and when the base run stopped.
     pub stop: Stop,
     /// The work of the base run.
@@ -47,37 +28,6 @@ pub struct SimulateReport {
     pub cluster_history: ClusterHistory,
     /// The run under the adapter.
     pub twin: Option<TwinReport>,
-}
-
-/// What saved states are indexed by.
-#[derive(Debug, Clone, Serialize)]
-pub struct Axis {
-    /// "time" or "layer".
-    pub name: &'static str,
-    /// "t" or "layer".
-    pub symbol: &'static str,
-}
-
-/// Number, dimension and, for text, strings of the tokens.
-#[derive(Debug, Clone, Serialize)]
-pub struct TokensSummary {
-    /// n.
-    pub count: usize,
-    /// d.
-    pub dim: usize,
-    /// The strings, for text.
-    pub strings: Option<Vec<String>>,
-    /// Which are special, for text.
-    pub special: Option<Vec<bool>>,
-}
-
-/// How attention maps were made.
-#[derive(Debug, Clone, Serialize)]
-pub struct AttentionNote {
-    /// A level is round(255·weight^gamma).
-    pub gamma: f64,
-    /// Which head, and whether tokens were grouped.
-    pub note: String,
 }
 
 /// Why and when a run stopped.
@@ -108,23 +58,6 @@ impl SolverSummary {
         let Stats { steps, rejected, evaluations } = stats;
         Self { method: method.into(), steps, rejected, evaluations }
     }
-}
-
-/// Clusters at one time.
-#[derive(Debug, Clone, Serialize)]
-pub struct ClusterSummary {
-    /// How many.
-    pub count: usize,
-    /// The linking radius.
-    pub radius: f64,
-    /// Cluster of each token.
-    pub labels: Vec<usize>,
-    /// Mean of each cluster.
-    pub centers: Vec<Vec<f64>>,
-    /// Tokens in each cluster.
-    pub sizes: Vec<usize>,
-    /// The member of each cluster that most tokens follow under the first head; none if nobody follows any.
-    pub leaders: Vec<Option<usize>>,
 }
 
 /// The run under the adapter, beside the base run.

@@ -9,8 +9,8 @@ use super::report::{SimulateReport, Stop, TwinReport};
 pub fn sentences(report: &SimulateReport) -> Vec<String> {
     let mut sentences = vec![format!(
         "{} tokens in R^{}: {} ({} steps, {} evaluations of the field).",
-        report.tokens.count,
-        report.tokens.dim,
+        report.header.tokens.count,
+        report.header.tokens.dim,
         ending(&report.stop),
         report.solver.steps,
         report.solver.evaluations
