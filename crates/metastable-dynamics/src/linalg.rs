@@ -117,7 +117,16 @@ impl Matrix {
     /// If the inner sides differ.
     pub fn multiply(&self, other: &Self) -> Self {
         assert_eq!(self.columns, other.rows, "inner sides of a product");
-        Self::from_transposed(&(other.transposed() * self.transposed()))
+        if self.rows * self.columns * other.columns > SMALL_PRODUCT {
+            return Self::from_transposed(&(other.transposed() * self.transposed()));
+        }
+        let mut values = vec![0.0; self.rows * other.columns];
+        for (row, out) in self.values.chunks_exact(self.columns).zip(values.chunks_exact_mut(other.columns)) {
+            for (a, b) in row.iter().zip(other.values.chunks_exact(other.columns)) {
+                out.iter_mut().zip(b).for_each(|(out, b)| *out += a * b);
+            }
+        }
+        Self { rows: self.rows, columns: other.columns, values }
     }
 
     /// Writes self·x into `y`. O(rows·columns).
@@ -243,6 +252,9 @@ impl Matrix {
 
 /// Iterations that a decomposition may take; LAPACK allows 30 to 40 a row, our largest side is a few thousand.
 const MAX_SWEEPS: usize = 200_000;
+
+/// Below this many products three plain loops beat the library's set-up.
+const SMALL_PRODUCT: usize = 512;
 
 fn failed(what: &'static str) -> DynamicsError {
     DynamicsError::Decomposition { name: "matrix".into(), what }

@@ -114,9 +114,9 @@ fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
     match normalization {
         Normalization::Softmax => {
             let top = max(row);
-            row.iter_mut().for_each(|s| *s = exp_below_zero(gain * (*s - top)));
-            let total = lane_sum(row);
-            row.iter_mut().for_each(|w| *w /= total);
+            for_each_entry(row, |s| exp_below_zero(gain * (s - top)));
+            let share = lane_sum(row).recip();
+            for_each_entry(row, |w| w * share);
         }
         Normalization::Exponential => row.iter_mut().for_each(|s| *s = (gain * *s).exp() / visible),
         Normalization::Sigmoid { bias } => {
@@ -129,6 +129,20 @@ fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
             row.iter_mut().for_each(|s| *s = if *s == top { 1.0 / ties } else { 0.0 });
         }
     }
+}
+
+/// Replaces every entry by f of it, in pieces whose lengths the compiler knows: short rows go through vectors too.
+#[inline(always)]
+fn for_each_entry(row: &mut [f64], f: impl Fn(f64) -> f64) {
+    let (whole, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in whole {
+        chunk.iter_mut().for_each(|s| *s = f(*s));
+    }
+    let (half, rest) = rest.as_chunks_mut::<{ LANES / 2 }>();
+    for chunk in half {
+        chunk.iter_mut().for_each(|s| *s = f(*s));
+    }
+    rest.iter_mut().for_each(|s| *s = f(*s));
 }
 
 /// The largest entry that is not NaN, in lanes for vector registers.
