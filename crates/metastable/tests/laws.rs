@@ -47,6 +47,7 @@ law_tests! {
     the_energy_is_monotone_and_below_its_maximum,
     partition_functions_lie_between_their_bounds,
     the_least_projection_in_a_hemisphere_never_falls,
+    doubly_stochastic_attention_moves_the_mean_by_the_exponential_of_v,
     symmetric_weights_keep_the_mean_of_relative_attention,
     permuted_tokens_move_as_the_tokens_permuted,
     rotated_tokens_and_heads_move_as_the_tokens_rotated,
