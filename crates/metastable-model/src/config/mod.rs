@@ -1,7 +1,7 @@
 //! config.json: as written by `transformers`, then as meant.
 //!
 //! What a model computes is a list of choices, each an enum here; a family is a way of writing them down.
-//! [`encoder`] and [`decoder`] read the spellings of the families, `rotary` the position rotations, `keys` one key.
+//! `encoder` and `decoder` read the spellings of the families, `rotary` the position rotations, `keys` one key.
 
 mod decoder;
 mod encoder;
