@@ -32,6 +32,7 @@ pub(crate) struct Transformer {
     pub(crate) blocks: Vec<Block>,
     /// After the last block, in families that normalise before their blocks.
     pub(crate) final_norm: Option<Norm>,
+    rotary_divisors: Option<Vec<f32>>,
     output: Output,
 }
 
@@ -77,7 +78,11 @@ impl Transformer {
             }
             _ => Output::None,
         };
-        Ok(Self { config: config.clone(), embedding, blocks, final_norm, output })
+        let rotary_divisors = match tensors.has(Parameter::RotaryDivisors) {
+            true => Some(tensors.take(Parameter::RotaryDivisors, &[config.head_dim / 2])?),
+            false => None,
+        };
+        Ok(Self { config: config.clone(), embedding, blocks, final_norm, rotary_divisors, output })
     }
 
     /// The hidden states of all levels; trusts ids and mask.
@@ -100,7 +105,9 @@ impl Transformer {
     /// The rotations of a text of n tokens, where the family has them.
     pub(crate) fn rotation(&self, n: usize) -> Option<Rotation> {
         match &self.config.position {
-            Position::Rotary(rotary) => Some(Rotation::new(rotary, self.config.head_dim, n)),
+            Position::Rotary(rotary) => {
+                Some(Rotation::new(rotary, self.rotary_divisors.as_deref(), self.config.head_dim, n))
+            }
             Position::Learned { .. } => None,
         }
     }
