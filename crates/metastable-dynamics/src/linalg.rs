@@ -233,6 +233,25 @@ impl Matrix {
         Ok(Self::from_transposed(&self.transposed().clone_owned().exp()))
     }
 
+    /// The thin QR factors of a matrix: Q [rows, k] with orthonormal columns, R [k, columns] upper triangular,
+    /// k = min(rows, columns). Householder, 2·columns²·rows operations.
+    pub fn thin_qr(&self) -> (Self, Self) {
+        let (q, r) = self.transposed().transpose().qr().unpack();
+        (Self::from_transposed(&q.transpose()), Self::from_transposed(&r.transpose()))
+    }
+
+    /// The orthogonal matrix nearest to a square matrix in the Frobenius norm: U Vᵀ of its singular value
+    /// decomposition, so the signs of singular pairs do not matter.
+    ///
+    /// # Errors
+    /// [`DynamicsError::Shape`] if not square; [`DynamicsError::Decomposition`].
+    pub fn nearest_orthogonal(&self) -> Result<Self, DynamicsError> {
+        self.require_square("nearest orthogonal matrix")?;
+        let svd = self.transposed().clone_owned().try_svd(true, true, f64::EPSILON, MAX_SWEEPS);
+        let factors = svd.and_then(|svd| svd.u.zip(svd.v_t)).ok_or_else(|| failed("singular value decomposition"))?;
+        Ok(Self::from_transposed(&(factors.0 * factors.1)))
+    }
+
     fn require_square(&self, name: &str) -> Result<(), DynamicsError> {
         if self.rows == self.columns {
             return Ok(());
