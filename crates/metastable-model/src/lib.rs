@@ -21,6 +21,7 @@ mod names;
 pub mod probe;
 mod product;
 pub mod text;
+pub mod train;
 mod transformer;
 
 pub use config::Config;
