@@ -23,6 +23,7 @@ mod names;
 pub mod probe;
 mod product;
 pub mod text;
+pub mod train;
 mod transformer;
 pub mod weights;
 
