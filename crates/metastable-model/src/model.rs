@@ -164,6 +164,18 @@ impl Model {
         Ok(Matrix::new("attention weights", hidden.count(), hidden.count(), weights)?)
     }
 
+    /// The mean over all heads of [`Model::attention_weights`], [n, n]. O(n·d² + n²·d), parallel over heads' rows.
+    ///
+    /// # Errors
+    /// As [`Model::attention_weights`].
+    pub fn mean_attention_weights(&self, hidden: &Hidden, layer: usize) -> Result<Matrix, ModelError> {
+        self.config().require_layer(layer)?;
+        self.require_states(hidden)?;
+        let n = hidden.count();
+        let mean = self.transformer.mean_attention_weights(hidden.level(layer), hidden.keep(), layer);
+        Ok(Matrix::new("attention weights", n, n, mean)?)
+    }
+
     /// The heads of block `layer` (from 0) in f64, biases left out: query (scaled by 1/sqrt(head_dim)), key and value
     /// [head_dim, d], output [d, head_dim].
     ///
@@ -179,7 +191,7 @@ impl Model {
     /// # Errors
     /// As [`Model::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
-        self.head_matrices(layer)?.iter().map(HeadSpectrum::of).collect()
+        HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
     fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {

@@ -112,7 +112,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
-        self.head_matrices(layer)?.iter().map(HeadSpectrum::of).collect()
+        HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {

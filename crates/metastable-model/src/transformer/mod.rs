@@ -134,4 +134,20 @@ impl Transformer {
         let projected = block.attention.project(&block.attention_input(stream), &scene);
         block.attention.head_weights(&projected, &scene, head)
     }
+
+    /// The mean of the attention weights [n, n] of all heads of a layer, at the stream that enters the layer.
+    pub(crate) fn mean_attention_weights(&self, stream: &[f32], keep: &[bool], layer: usize) -> Vec<f64> {
+        let block = self.block(layer);
+        let rotation = self.rotation(keep.len());
+        let scene = self.scene(layer, keep, rotation.as_ref());
+        let projected = block.attention.project(&block.attention_input(stream), &scene);
+        let mut sum = vec![0.0; keep.len() * keep.len()];
+        for head in 0..block.attention.heads {
+            let weights = block.attention.head_weights(&projected, &scene, head);
+            sum.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += f64::from(weight));
+        }
+        let share = 1.0 / block.attention.heads as f64;
+        sum.iter_mut().for_each(|sum| *sum *= share);
+        sum
+    }
 }
