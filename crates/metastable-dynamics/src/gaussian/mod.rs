@@ -22,6 +22,6 @@ mod regime;
 mod tests;
 
 pub use certificate::{Certificate, Claim, certify};
-pub use invariant::Invariants;
 pub use evolve::{evolve, evolve_covariance, through_layers};
+pub use invariant::Invariants;
 pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};
