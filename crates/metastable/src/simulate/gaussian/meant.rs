@@ -199,6 +199,9 @@ fn vector(key: &str, written: &VectorConfig, inputs: &mut Inputs) -> Result<Vec<
         VectorConfig::File(file) => (file, None),
         VectorConfig::Tensor { file, tensor } => (file, Some(tensor.as_str())),
     };
+    if !(file.ends_with(".npy") || file.ends_with(".safetensors")) {
+        return Err(inputs.wrong(key, "a list of numbers, or a .npy or .safetensors file", file));
+    }
     let (path, array) = inputs.array(file, tensor)?;
     array.into_vector(&path)
 }
