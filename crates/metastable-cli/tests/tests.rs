@@ -8,6 +8,7 @@ mod edges;
 mod families;
 mod field;
 mod folders;
+mod gaussian;
 mod inspect;
 #[cfg(unix)]
 mod interrupted;
