@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::exponential::exp_below_zero;
-use super::fused::{self, Frame, Problem, SERIAL_PAIRS};
+use super::fused::{self, Frame, Problem, Rounded, SERIAL_PAIRS};
 use super::kernel::{AttentionKernel, Normalization};
 use super::projections::Projections;
 use crate::lanes::Level;
@@ -54,6 +54,16 @@ pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f6
         }
     }
     rows(projections, kernel, out, &Sums(projections));
+}
+
+/// Writes Σ_j P_ij v_j into `out` [n, m], computed in `f32`: queries, keys and values are rounded to it, and scores,
+/// weights and sums are formed in it. O(n² (k + m)) time, less than half of that of [`attend`].
+///
+/// The weights err by about 1e-7 max |S|, the messages by that times the spread of the values, plus 2e-7 of their size.
+pub fn attend_in_single_precision(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
+    let mut messages = vec![0.0_f32; out.len()];
+    fused::answer(&Rounded::new(projections).problem(kernel, Frame::Absolute), Level::best(), &mut messages);
+    out.iter_mut().zip(messages).for_each(|(out, message)| *out = f64::from(message));
 }
 
 /// Writes Σ_j P_ij (v_j - v_i) into `out` [n, m]: the rescaled flows' form, exactly zero at consensus. Large clouds go

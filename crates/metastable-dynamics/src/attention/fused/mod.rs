@@ -19,7 +19,7 @@ pub use potentials::{attend_with_potentials, log_sum_exp};
 use super::kernel::{AttentionKernel, Mask};
 use crate::lanes::Level;
 use problem::View;
-pub(super) use problem::{Answer, Frame, Problem};
+pub(super) use problem::{Answer, Frame, Problem, Rounded};
 
 /// Below this many score evaluations a field is computed on the calling thread: the pool costs more than it saves.
 pub(super) const SERIAL_PAIRS: usize = 1 << 14;

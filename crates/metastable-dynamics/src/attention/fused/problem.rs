@@ -69,17 +69,31 @@ pub(in crate::attention) struct Problem<'a, T> {
 }
 
 impl<'a> Problem<'a, f64> {
-    /// The field of projections, whose queries carry beta for dot scores.
+    /// The field of projections.
     pub(in crate::attention) fn of(projections: &'a Projections, kernel: &AttentionKernel, frame: Frame) -> Self {
+        let numbers = [projections.queries(), projections.keys(), projections.values()];
+        Self::of_numbers(projections, numbers, kernel, frame)
+    }
+}
+
+impl<'a, T: Real> Problem<'a, T> {
+    /// The field of projections whose queries, keys and values are given in type T. (Their queries carry beta for dot
+    /// scores.)
+    fn of_numbers(
+        projections: &Projections,
+        [queries, keys, values]: [&'a [T]; 3],
+        kernel: &AttentionKernel,
+        frame: Frame,
+    ) -> Self {
         let (count, beta) = (projections.count(), projections.beta());
         let (factor, negative) = match projections.score() {
             Score::Dot => (projections.gain(), false),
             Score::SquaredDistance => (projections.gain() * beta.abs(), beta < 0.0),
         };
         Self {
-            queries: View::of_rows(projections.queries(), projections.width()),
-            keys: View::of_columns(projections.keys(), count),
-            values: View::of_columns(projections.values(), count),
+            queries: View::of_rows(queries, projections.width()),
+            keys: View::of_columns(keys, count),
+            values: View::of_columns(values, count),
             counts: [count; 2],
             width: projections.width(),
             value_width: projections.value_width(),
@@ -91,6 +105,25 @@ impl<'a> Problem<'a, f64> {
             factor,
             negative,
         }
+    }
+}
+
+/// Queries, keys and values of projections, rounded to single precision.
+#[derive(Debug)]
+pub(in crate::attention) struct Rounded<'a> {
+    projections: &'a Projections,
+    numbers: [Vec<f32>; 3],
+}
+
+impl<'a> Rounded<'a> {
+    pub(in crate::attention) fn new(projections: &'a Projections) -> Self {
+        let numbers = [projections.queries(), projections.keys(), projections.values()];
+        Self { projections, numbers: numbers.map(|numbers| numbers.iter().map(|x| *x as f32).collect()) }
+    }
+
+    pub(in crate::attention) fn problem(&self, kernel: &AttentionKernel, frame: Frame) -> Problem<'_, f32> {
+        let [queries, keys, values] = &self.numbers;
+        Problem::of_numbers(self.projections, [queries, keys, values], kernel, frame)
     }
 }
 

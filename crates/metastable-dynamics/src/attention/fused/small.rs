@@ -7,6 +7,8 @@
 //!
 //! What is subtracted from the scores is a bound that costs nothing where it is tight ([`Problem::tight_bound`]); else
 //! a first pass over the keys finds the maximum.
+// Indices in loops over registers: iterator adaptors keep vectors out of them (see `crate::lanes::Lanes`).
+#![allow(clippy::needless_range_loop)]
 
 use super::super::kernel::{Mask, Normalization};
 use super::problem::{Frame, Problem};

@@ -5,6 +5,8 @@
 //! weights on the way to a buffer of 64 keys, from which the second product goes through values in panels of ROWS
 //! components. Where no cheap bound of the scores is tight, the maximum runs along, and what was summed before is
 //! scaled down whenever it grows (Milakov and Gimelshein 1805.02867; Dao et al. 2205.14135 \[2nd\]).
+// Indices in loops over registers: iterator adaptors keep vectors out of them (see `crate::lanes::Lanes`).
+#![allow(clippy::needless_range_loop)]
 
 use super::super::kernel::{Mask, Normalization};
 use super::problem::{Frame, Problem};
