@@ -14,8 +14,8 @@ use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
 use super::seed::MOST_VALUES;
 use super::written::{
-    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, SimulateConfig, TargetName,
-    TimeConfig,
+    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, Precision, SimulateConfig,
+    TargetName, TimeConfig,
 };
 use crate::error::LabError;
 
@@ -23,6 +23,13 @@ use crate::error::LabError;
 pub const DEFAULT_RTOL: f64 = 1e-10;
 /// Absolute tolerance per token where the config gives none.
 pub const DEFAULT_ATOL: f64 = 1e-12;
+
+/// The same where fields are computed in single precision, whose rounding is no error of a step.
+pub const SINGLE_RTOL: f64 = 1e-5;
+/// The same for the absolute tolerance.
+pub const SINGLE_ATOL: f64 = 1e-6;
+/// The least tolerances in single precision: fields have rounding noise of about 1e-7.
+pub const LEAST_SINGLE_TOLERANCE: f64 = 1e-6;
 
 /// A validated simulation.
 #[derive(Debug)]
@@ -67,13 +74,23 @@ impl Simulation {
         let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
         let kernel = kernel(&config.kernel, &inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
-        let solver = solver(&config.time, &inputs)?;
+        let solver = solver(&config.time, config.precision, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
         }
         if config.space.coordinates == Coordinates::Rescaled && config.space.geometry == GeometryName::Sphere {
             return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));
+        }
+        if config.space.coordinates == Coordinates::Rescaled && config.precision == Precision::F32 {
+            return Err(inputs.wrong(
+                "precision",
+                "\"f64\" in rescaled coordinates, whose scores grow without bound",
+                "\"f32\"",
+            ));
+        }
+        if config.precision == Precision::F32 {
+            warnings.push("attention fields were computed in single precision: they carry noise of about 1e-7".into());
         }
         let inputs_read = inputs.files();
         let mut simulation = Self {
@@ -118,7 +135,11 @@ impl Simulation {
             (GeometryName::Sphere, None) => Placement::Tangent,
             _ => Placement::Ambient,
         };
-        Ok(AttentionFlow::Particle(ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?))
+        let flow = ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?;
+        Ok(AttentionFlow::Particle(match self.config.precision {
+            Precision::F64 => flow,
+            Precision::F32 => flow.in_single_precision(),
+        }))
     }
 
     /// The space of the cloud.
@@ -326,7 +347,7 @@ pub(super) fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Res
     }
 }
 
-pub(super) fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
+pub(super) fn solver(written: &TimeConfig, precision: Precision, inputs: &Inputs) -> Result<SolverOptions, LabError> {
     let positive = |name: &str, value: Option<f64>| match value {
         Some(v) if !(v > 0.0 && v.is_finite()) => Err(inputs.wrong(&format!("time.{name}"), "a positive number", v)),
         other => Ok(other),
@@ -359,7 +380,7 @@ pub(super) fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOpti
                 Some(dt) => (method, StepSize::Fixed(dt)),
                 None if fixed => return Err(inputs.wrong("time.dt", "a step for a fixed-step method", "none")),
                 None => {
-                    let (rtol, atol) = (rtol.unwrap_or(DEFAULT_RTOL), atol.unwrap_or(DEFAULT_ATOL));
+                    let [rtol, atol] = tolerances([rtol, atol], precision, inputs)?;
                     (method, StepSize::Adaptive { rtol, atol })
                 }
             }
@@ -373,4 +394,18 @@ pub(super) fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOpti
     options.stationary = stationary;
     options.validate().map_err(|source| inputs.refused("time", source))?;
     Ok(options)
+}
+
+/// Relative and absolute tolerance as given, or the precision's own.
+fn tolerances(given: [Option<f64>; 2], precision: Precision, inputs: &Inputs) -> Result<[f64; 2], LabError> {
+    if precision == Precision::F64 {
+        return Ok([given[0].unwrap_or(DEFAULT_RTOL), given[1].unwrap_or(DEFAULT_ATOL)]);
+    }
+    for (name, tolerance) in ["rtol", "atol"].into_iter().zip(given) {
+        if let Some(found) = tolerance.filter(|tolerance| *tolerance < LEAST_SINGLE_TOLERANCE) {
+            let expected = format!("{LEAST_SINGLE_TOLERANCE:e} or more with precision \"f32\"");
+            return Err(inputs.wrong(&format!("time.{name}"), expected, format!("{found:e}")));
+        }
+    }
+    Ok([given[0].unwrap_or(SINGLE_RTOL), given[1].unwrap_or(SINGLE_ATOL)])
 }

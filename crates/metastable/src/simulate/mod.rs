@@ -166,7 +166,7 @@ fn run_particles(
 
 /// The input files by the paths that the config gives.
 fn provenance_of(simulation: &Simulation) -> Result<Provenance, LabError> {
-    let mut provenance = Provenance::new(simulation.config.seed, "f64");
+    let mut provenance = Provenance::new(simulation.config.seed, simulation.config.precision.name());
     for (name, file) in &simulation.inputs {
         provenance.add_input(name, file)?;
     }

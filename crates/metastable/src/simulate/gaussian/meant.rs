@@ -15,7 +15,7 @@ use crate::error::LabError;
 use crate::simulate::forms::MatrixConfig;
 use crate::simulate::inputs::Inputs;
 use crate::simulate::meant;
-use crate::simulate::written::{Coordinates, GeometryName, SimulateConfig, TimeConfig};
+use crate::simulate::written::{Coordinates, GeometryName, Precision, SimulateConfig, TimeConfig};
 
 /// Relative tolerance of mean and covariance where the config gives none.
 pub const DEFAULT_RTOL: f64 = 1e-12;
@@ -76,7 +76,7 @@ impl GaussianSimulation {
         let family = grid::starts(written.grid, d, &inputs)?;
         let times = meant::times(&config.time, (d + d * d) * (1 + family.len()), &inputs)?;
         fill_tolerances(&mut config.time);
-        let solver = meant::solver(&config.time, &inputs)?;
+        let solver = meant::solver(&config.time, config.precision, &inputs)?;
         let particles =
             particles::meant(&written, &start, config.seed, feed_forward.is_some() || noise > 0.0, &inputs)?;
         let inputs_read = inputs.files();
@@ -139,6 +139,9 @@ fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(),
     }
     if config.space.coordinates == Coordinates::Rescaled {
         return Err(inputs.wrong("space.coordinates", "\"plain\" for a Gaussian", "\"rescaled\""));
+    }
+    if config.precision == Precision::F32 {
+        return Err(inputs.wrong("precision", "\"f64\" for a Gaussian, whose field has no sum over tokens", "\"f32\""));
     }
     if config.observe.cascade == Some(true) {
         return Err(inputs.wrong("observe.cascade", "false for a Gaussian, which has no clusters", true));
