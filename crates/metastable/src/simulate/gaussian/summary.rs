@@ -60,16 +60,25 @@ fn grounds(gaussian: &GaussianSummary) -> String {
     let certificate = &gaussian.certificate;
     match (certificate.claim, certificate.is_proven) {
         ("nothing", _) => {
-            format!("No certificate is known: the verdict is the run's, followed to t = {:.4e}.", gaussian.followed_to)
+            format!(
+                "No certificate is known: the verdict is the run's, followed to t = {}.",
+                time(gaussian.followed_to)
+            )
         }
         (_, true) => format!("Proven: {}.", certificate.statement),
         (_, false) => {
             format!(
-                "Known: {}; the regime is the run's, followed to t = {:.4e}.",
-                certificate.statement, gaussian.followed_to
+                "Known: {}; the regime is the run's, followed to t = {}.",
+                certificate.statement,
+                time(gaussian.followed_to)
             )
         }
     }
+}
+
+/// A time in plain digits where they are few.
+fn time(t: f64) -> String {
+    if t == 0.0 || (1e-3..1e5).contains(&t) { format!("{t:.4}") } else { format!("{t:.4e}") }
 }
 
 fn family(family: &FamilyReport) -> String {
