@@ -1,5 +1,7 @@
 //! Seeded randomness: a counter-based generator with one stream per token, so that token i is the same
-//! for every number of tokens and threads.
+//! for every number of tokens and threads. [`numpy`] is the generator of published figures, for their seeds.
+
+pub mod numpy;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
