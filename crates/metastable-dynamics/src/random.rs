@@ -24,6 +24,18 @@ pub fn standard_normal(seed: u64, n: usize, d: usize) -> Vec<f64> {
     per_token(seed, n, d, |generator| generator.sample(StandardNormal))
 }
 
+/// The first `count` numbers uniform in [0, 1) of one stream.
+pub fn uniforms(seed: u64, of_stream: u64, count: usize) -> Vec<f64> {
+    let mut generator = stream(seed, of_stream);
+    (0..count).map(|_| generator.random::<f64>()).collect()
+}
+
+/// The first `count` standard normal numbers of one stream.
+pub fn normals(seed: u64, of_stream: u64, count: usize) -> Vec<f64> {
+    let mut generator = stream(seed, of_stream);
+    (0..count).map(|_| generator.sample(StandardNormal)).collect()
+}
+
 /// n points uniform on the unit sphere of R^d: normalised Gaussian vectors.
 pub fn sphere(seed: u64, n: usize, d: usize) -> Vec<f64> {
     let mut values = standard_normal(seed, n, d);

@@ -58,7 +58,7 @@ impl Simulation {
         if config.title.is_none() {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut inputs = Inputs::new(file);
+        let mut inputs = Inputs::new(file).with_seed(config.seed);
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
         let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;

@@ -102,6 +102,10 @@ pub enum Law {
     Sphere,
     /// The first n vectors of the standard basis (n <= d).
     Orthonormal,
+    /// As `numpy.random.RandomState(seed).uniform(low, high, (n, d))` draws them.
+    NumpyUniform,
+    /// As `numpy.random.RandomState(seed).randn(n, d)` draws them.
+    NumpyRandn,
 }
 
 /// One head: scores <Q x, K y>, messages W V y.
