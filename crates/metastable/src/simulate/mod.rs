@@ -67,6 +67,34 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Si
     Simulation::new(written, config)
 }
 
+/// Says whether a config could be run, without running it.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(config: SimulateConfig, file: &Path) -> Result<(), LabError> {
+    Simulation::new(config, file).map(|_| ())
+}
+
+/// Runs a simulation in memory and answers its report as `report.json` would hold it, but for the hashes of input files:
+/// for callers that run many. Nothing is written or saved.
+///
+/// # Errors
+/// [`Unfinished::Failed`] as [`run`]; [`Unfinished::Stopped`] if the watcher asks.
+pub fn measure(
+    config: SimulateConfig,
+    file: &Path,
+    watcher: &mut dyn Watcher,
+) -> Result<serde_json::Value, Unfinished> {
+    let simulation = Simulation::new(config, file)?;
+    let provenance = Provenance::new(simulation.config.seed, "f64");
+    let mut progress = Progress::default();
+    let mut save = |_: &Progress| Ok(());
+    let mut outside = Outside::new(watcher, &mut save);
+    engine::integrate(&simulation, &mut progress, &mut outside)?;
+    let assembled = assemble::assemble(&simulation, &progress, provenance, &mut outside)?;
+    Ok(serde_json::to_value(&assembled.report).expect("reports have string keys only"))
+}
+
 /// Runs a simulation into its run folder, continuing an interrupted one.
 ///
 /// # Errors
