@@ -1,5 +1,7 @@
 //! The verdict on a Gaussian flow, with what it rests on.
 
+use std::ops::ControlFlow;
+
 use super::bounds::{blow_up_not_after, blow_up_not_before};
 use super::certificate::{Certificate, Claim, certify};
 use super::clock::OwnTime;
@@ -39,6 +41,19 @@ pub enum Regime {
     BlowUp(BlowUp),
     /// Its spectrum is constant while it turns.
     Isospectral,
+}
+
+impl Regime {
+    /// Its name in reports and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Collapse { .. } => "collapse",
+            Self::Bounded => "bounded",
+            Self::Growth { .. } => "growth",
+            Self::BlowUp(_) => "blow_up",
+            Self::Isospectral => "isospectral",
+        }
+    }
 }
 
 /// A regime and its grounds.
@@ -110,19 +125,34 @@ impl Default for JudgeOptions {
 /// assert!(verdict.is_proven && verdict.certificate.statement.contains("closed form"));
 /// ```
 pub fn judge(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Verdict, DynamicsError> {
+    let verdict = judge_while(flow, start, options, &mut |_| ControlFlow::Continue(()))?;
+    Ok(verdict.expect("nobody broke the run off"))
+}
+
+/// As [`judge`], showing the time reached after every step to `observer`, who may break the run off: then there is no
+/// verdict.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_while(
+    flow: &GaussianFlow,
+    start: &Gaussian,
+    options: &JudgeOptions,
+    observer: &mut dyn FnMut(f64) -> ControlFlow<()>,
+) -> Result<Option<Verdict>, DynamicsError> {
     let certificate = certify(flow, start)?;
     if options.use_certificates
         && let Some(regime) = proven(certificate.claim)
     {
         let zero = Verdict { regime, certificate, is_proven: true, is_settled: true, time: 0.0, evaluations: 0 };
-        return Ok(zero);
+        return Ok(Some(zero));
     }
-    let run = Run::new(flow, start, options)?;
+    let Some(run) = Run::new(flow, start, options, observer)? else { return Ok(None) };
     let may_blow_up = !(options.use_certificates && matches!(certificate.claim, Claim::Global));
     let regime = run.regime(flow, start, options, may_blow_up)?;
     let is_proven = matches!((certificate.claim, &regime), (Claim::BlowUp { .. }, Regime::BlowUp(_)));
     let (time, evaluations) = (run.last.t, run.evaluations);
-    Ok(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations })
+    Ok(Some(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations }))
 }
 
 /// The regime that a claim settles by itself.
@@ -170,7 +200,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Self, DynamicsError> {
+    fn new(
+        flow: &GaussianFlow,
+        start: &Gaussian,
+        options: &JudgeOptions,
+        observer: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, DynamicsError> {
         let mut state = flow.state(start)?;
         let own_time = OwnTime::new(flow, &state);
         state.push(0.0);
@@ -200,7 +235,10 @@ impl Run {
                 matches!(stepper.advance(f64::INFINITY), Advance::Stopped(_)).then_some(End::Exhausted)
             };
             if let Some(end) = end {
-                return Ok(Self { end, moments, last: now, evaluations: stepper.stats().evaluations });
+                return Ok(Some(Self { end, moments, last: now, evaluations: stepper.stats().evaluations }));
+            }
+            if observer(now.t).is_break() {
+                return Ok(None);
             }
         }
     }

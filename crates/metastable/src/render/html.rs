@@ -81,11 +81,12 @@ fn data_blocks(report: &Value, display: &Display) -> String {
         "times": display.times,
         "base": describe(&display.base),
         "twin": display.twin.as_ref().map(describe),
+        "samples": display.samples.as_ref().map(describe),
         "palette": Colours::of(report).to_json(),
     });
     let mut blocks = block("report-data", "application/json", &safe_json(report));
     blocks += &block("display-data", "application/json", &safe_json(&description));
-    for (name, cloud) in [("base", Some(&display.base)), ("twin", display.twin.as_ref())] {
+    for (name, cloud) in [("base", Some(&display.base)), ("twin", display.twin.as_ref()), ("samples", display.samples.as_ref())] {
         let Some(cloud) = cloud else { continue };
         let bytes: Vec<u8> = cloud.positions.iter().flat_map(|x| x.to_le_bytes()).collect();
         blocks += &block(&format!("{name}-positions"), "application/octet-stream", &base64(&bytes));

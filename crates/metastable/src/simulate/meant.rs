@@ -59,14 +59,11 @@ impl Simulation {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
         let mut inputs = Inputs::new(file).with_seed(config.seed);
+        require_tokens(&config, &inputs)?;
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
         let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;
-        if config.head.is_empty() {
-            return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
-        }
-        let read_head = |(h, head): (usize, &HeadConfig)| read_head(h, head, tokens.dim(), &mut inputs);
-        let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
+        let heads = read_heads(&config.head, tokens.dim(), &mut inputs)?;
         let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
         let kernel = kernel(&config.kernel, &inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
@@ -160,6 +157,24 @@ fn place(
     Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
 }
 
+/// A config of a particle run has tokens and no Gaussian.
+fn require_tokens(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabError> {
+    match (config.tokens.is_absent(), config.gaussian.is_some()) {
+        (false, false) => Ok(()),
+        (false, true) => Err(inputs.wrong("gaussian", "either [tokens] or [gaussian]", "both")),
+        (true, true) => Err(inputs.wrong("gaussian", "[tokens] for this command", "[gaussian]")),
+        (true, false) => Err(inputs.missing("tokens")),
+    }
+}
+
+/// The heads of tokens of dimension d.
+pub(super) fn read_heads(written: &[HeadConfig], d: usize, inputs: &mut Inputs) -> Result<Vec<Head>, LabError> {
+    if written.is_empty() {
+        return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
+    }
+    written.iter().enumerate().map(|(h, head)| read_head(h, head, d, inputs)).collect()
+}
+
 fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
     let key = |name: &str| format!("head[{h}].{name}");
     // Words and scalars mean a square matrix; rows and files bring their own number of rows.
@@ -178,7 +193,7 @@ fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> R
 }
 
 /// Adds every update to the heads it names.
-fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
+pub(super) fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
     if loras.is_empty() {
         return Ok(None);
     }
@@ -257,7 +272,7 @@ fn read_update(
     }
 }
 
-fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
+pub(super) fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
     if written.bias.is_some() && written.normalization != NormalizationName::Sigmoid {
         return Err(inputs.wrong("kernel.bias", "a sigmoid normalization beside it", "another normalization"));
     }
@@ -273,7 +288,7 @@ fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, La
 }
 
 /// The times to save, for states of `values` numbers.
-fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+pub(super) fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
     let end = written.end;
     if !(end > 0.0 && end.is_finite()) {
         return Err(inputs.wrong("time.end", "a positive number", end));
@@ -311,7 +326,7 @@ fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64
     }
 }
 
-fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
+pub(super) fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
     let positive = |name: &str, value: Option<f64>| match value {
         Some(v) if !(v > 0.0 && v.is_finite()) => Err(inputs.wrong(&format!("time.{name}"), "a positive number", v)),
         other => Ok(other),

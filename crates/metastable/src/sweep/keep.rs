@@ -178,6 +178,8 @@ impl Kept {
         // A bracketed time is its value.
         let value = value.get("value").unwrap_or(value);
         if let (Value::Array(list), Take::CountAbove(threshold)) = (value, self.take) {
+            // Of a series of lists, the list at the end.
+            let list = list.last().and_then(Value::as_array).unwrap_or(list);
             let above = list.iter().filter(|entry| entry.as_f64().is_some_and(|number| number > threshold));
             return Ok(Cell::Number(above.count() as f64));
         }
@@ -238,7 +240,7 @@ mod tests {
         json!({
             "stop": {"reason": "end_time", "time": 3.0},
             "clusters": {"count": 2, "sizes": [3, 1]},
-            "series": {"t": [0.0, 1.5, 3.0], "energy": [1.0, null, 2.5]},
+            "series": {"t": [0.0, 1.5, 3.0], "energy": [1.0, null, 2.5], "eigenvalues": [[3.0, 0.1], [3.0, 0.2]]},
             "twin": {"departure_time": {"value": null, "bracket": null}, "ok": true},
         })
     }
@@ -280,6 +282,7 @@ mod tests {
     #[test]
     fn a_list_can_be_counted() {
         assert_eq!(cells(r#"[{path = "clusters.sizes", count_above = 1.0}]"#), [Cell::Number(1.0)]);
+        assert_eq!(cells(r#"[{path = "series.eigenvalues", count_above = 0.1}]"#), [Cell::Number(2.0)]);
     }
 
     #[test]
