@@ -2,6 +2,7 @@
 
 mod curves;
 mod inspect;
+mod sweep;
 mod trajectories;
 
 use super::Display;
@@ -10,7 +11,8 @@ use serde_json::Value;
 /// Draws the figures that the report has data for, as pairs (file name, SVG text).
 ///
 /// `trajectories.svg` (clouds and trails), `clusters.svg` (number of clusters), `energy.svg`, `distances.svg`
-/// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`.
+/// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`; for
+/// `sweep` one `map-`, `curve-` or `histogram-` figure a column.
 /// Axes are named with their symbols; captions state the configuration's title and seed. The same input gives the
 /// same bytes. Cost O(S n).
 pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
@@ -23,5 +25,6 @@ pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
         ("layers.svg", inspect::layers(report)),
         ("spectra.svg", inspect::spectra(report)),
     ];
-    drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?))).collect()
+    let drawn = drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?)));
+    drawn.chain(sweep::draw(report)).collect()
 }
