@@ -86,7 +86,11 @@ fn display_bytes(display: &Display) -> Vec<u8> {
     let saved = display.times.len();
     let mut metadata = BTreeMap::new();
     let mut tensors = vec![Tensor::new("times", &[saved], TensorData::F64(&display.times))];
-    let clouds = [(NAMES_BASE, Some(&display.base)), (NAMES_TWIN, display.twin.as_ref()), (NAMES_SAMPLES, display.samples.as_ref())];
+    let clouds = [
+        (NAMES_BASE, Some(&display.base)),
+        (NAMES_TWIN, display.twin.as_ref()),
+        (NAMES_SAMPLES, display.samples.as_ref()),
+    ];
     for ((positions, attention), cloud) in clouds {
         let Some(cloud) = cloud else { continue };
         tensors.push(Tensor::new(positions, &[saved, cloud.count, cloud.dim], TensorData::F32(&cloud.positions)));

@@ -24,7 +24,7 @@ mod still;
 mod tests;
 
 pub use certificate::{Certificate, Claim, certify};
-pub use invariant::Invariants;
 pub use evolve::{evolve, evolve_covariance, through_layers};
+pub use invariant::Invariants;
 pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};
 pub use still::{StillEnd, StillRule, Stopped, clipped_euler_until_still, exact_until_still};

@@ -105,8 +105,8 @@ impl Default for JudgeOptions {
 ///   late moments meets 0; g' → 0 is growth. The bracket: below, the time reached plus the proven bound
 ///   [`blow_up_not_before`] from the state there; above, [`blow_up_not_after`] from there, or, where nothing is proven,
 ///   twice the fitted rest. Both are widened by 100 rtol t for the solver's error.
-/// - *rank*: an eigenvalue of Σ collapses if it falls faster than t^{-1/2} over the last factor 3 of time, or is below
-///   1e-26 of the largest: relative to the flow, not to a fixed threshold.
+/// - *rank*: an eigenvalue of Σ collapses if it falls faster than t^{-1/2} over the last factor 3 of time (1.25 for a
+///   run at rest), or is below 1e-26 of the largest: relative to the flow, not to a fixed threshold.
 ///
 /// # Errors
 /// [`DynamicsError::Shape`] if `start` does not fit the flow; [`DynamicsError::Domain`] for bad options;
@@ -260,12 +260,15 @@ impl Run {
             }
             return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
-        let before = self.moments.iter().rev().find(|m| 3.0 * m.t <= self.last.t).unwrap_or(&self.moments[0]);
+        // At rest what converges has converged; longer ago it may still have moved like something that collapses.
+        let span = if self.end == End::AtRest { AT_REST_SPAN } else { SPAN };
+        let before = self.moments.iter().rev().find(|m| span * m.t <= self.last.t).unwrap_or(&self.moments[0]);
         let (early, late) = (before.gaussian.spectrum()?, self.last.gaussian.spectrum()?);
         if self.end != End::AtRest && self.is_isospectral(&late)? {
             return Ok(Regime::Isospectral);
         }
-        if before.t > 0.0 && self.last.trace / before.trace > (self.last.t / before.t).powf(COLLAPSE_EXPONENT) {
+        let may_grow = self.end != End::AtRest && before.t > 0.0;
+        if may_grow && self.last.trace / before.trace > (self.last.t / before.t).powf(COLLAPSE_EXPONENT) {
             return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
         let shrink = if before.t > 0.0 { (self.last.t / before.t).powf(-COLLAPSE_EXPONENT) } else { 0.0 };
@@ -304,6 +307,10 @@ impl Run {
 
 /// Growth whose g' is nearer to 0 than this is no pole of an order below 20.
 const POLE: f64 = 0.05;
+/// Eigenvalues now are compared with those at a time earlier by this factor.
+const SPAN: f64 = 3.0;
+/// And by this one for a run that has come to rest.
+const AT_REST_SPAN: f64 = 1.25;
 /// Powers of t: between bounded (0) and the slowest collapse or growth seen (1).
 const COLLAPSE_EXPONENT: f64 = 0.5;
 /// What a factor in f64 cannot tell from zero: (1e-13)².

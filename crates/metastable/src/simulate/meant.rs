@@ -72,6 +72,10 @@ impl Simulation {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
         }
+        if !(config.observe.close_cosine >= -1.0 && config.observe.close_cosine < 1.0) {
+            let found = config.observe.close_cosine.to_string();
+            return Err(inputs.wrong("observe.close_cosine", "a cosine in [-1, 1)", found));
+        }
         if config.space.coordinates == Coordinates::Rescaled && config.space.geometry == GeometryName::Sphere {
             return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));
         }

@@ -5,6 +5,8 @@ use metastable_dynamics::solver::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::observables::CLOSE_COSINE;
+
 use super::forms::{MatrixConfig, OneOrMany, Save};
 use super::gaussian::written::GaussianConfig;
 
@@ -315,6 +317,9 @@ pub struct ObserveConfig {
     /// Tokens closer than this are linked into one cluster; also the distance that counts as departure.
     #[serde(default = "default_cluster_radius")]
     pub cluster_radius: f64,
+    /// Pairs of tokens count as close (`close_pairs`) where their cosine is above this.
+    #[serde(default = "default_close_cosine")]
+    pub close_cosine: f64,
     /// The slow-time cascade of a twin: computed where it applies unless set; an error where set and it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cascade: Option<bool>,
@@ -324,8 +329,12 @@ fn default_cluster_radius() -> f64 {
     0.1
 }
 
+fn default_close_cosine() -> f64 {
+    CLOSE_COSINE
+}
+
 impl Default for ObserveConfig {
     fn default() -> Self {
-        Self { cluster_radius: default_cluster_radius(), cascade: None }
+        Self { cluster_radius: default_cluster_radius(), close_cosine: default_close_cosine(), cascade: None }
     }
 }

@@ -160,10 +160,8 @@ fn family(members: &[Member]) -> Option<FamilyReport> {
     for member in members {
         *tally.entry((member.regime.clone(), member.limit_rank)).or_default() += 1;
     }
-    let mut regimes: Vec<FamilyRegime> = tally
-        .into_iter()
-        .map(|((regime, limit_rank), count)| FamilyRegime { regime, limit_rank, count })
-        .collect();
+    let mut regimes: Vec<FamilyRegime> =
+        tally.into_iter().map(|((regime, limit_rank), count)| FamilyRegime { regime, limit_rank, count }).collect();
     regimes.sort_by_key(|regime| std::cmp::Reverse(regime.count));
     let mut times: Vec<f64> = members.iter().filter_map(|member| member.blow_up_time).collect();
     times.sort_by(f64::total_cmp);

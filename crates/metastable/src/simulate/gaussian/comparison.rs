@@ -7,9 +7,9 @@ use super::particles::{Draw, Particles};
 use super::report::ParticlesReport;
 use super::series::finite;
 
-/// Particles are called too few where their reach exceeds this part of √(2 ln n): the empirical partition function
-/// then has a relative variance of n^{1/4 - 1}·O(1) at w = ln(n)/2, below one, and its largest terms begin to rule.
-const TOO_FAR: f64 = 0.5;
+/// Particles are called too few where their reach exceeds this part of √(2 ln n), that is √ln n: there the relative
+/// variance (e^w - 1)/n of the empirical partition function passes one.
+const TOO_FAR: f64 = std::f64::consts::FRAC_1_SQRT_2;
 
 /// The comparison for every number of particles, in the order of the config.
 pub fn compare(particles: &Particles, draws: &[Draw], path: &[Gaussian], times: &[f64]) -> Vec<ParticlesReport> {
@@ -24,9 +24,8 @@ fn compare_one(draws: &[Draw], path: &[Gaussian], times: &[f64]) -> ParticlesRep
     let saved = draws.iter().map(|draw| draw.means.len() / d).min().unwrap_or(0).min(path.len());
     let n = count as f64;
     // Root mean square over the draws, times √n.
-    let scaled = |square: &dyn Fn(&Draw) -> f64| {
-        finite((n * draws.iter().map(square).sum::<f64>() / draws.len() as f64).sqrt())
-    };
+    let scaled =
+        |square: &dyn Fn(&Draw) -> f64| finite((n * draws.iter().map(square).sum::<f64>() / draws.len() as f64).sqrt());
     let mean_error = (0..saved)
         .map(|s| scaled(&|draw: &Draw| squared_distance(&draw.means[s * d..(s + 1) * d], path[s].mean())))
         .collect();
@@ -60,9 +59,10 @@ pub fn warnings(reports: &[ParticlesReport]) -> Vec<String> {
     let warn = |report: &ParticlesReport| {
         let t = report.invalid_from?;
         Some(format!(
-            "{} particles are too few to follow the moments from t = {t} on: the largest sqrt(x' A' S A x) exceeds half \
-             of sqrt(2 ln n) = {:.3}, where an average over n particles saturates",
-            report.count, report.limit
+            "{} particles are too few to follow the moments from t = {t} on: the largest sqrt(x' A' S A x) exceeds \
+             sqrt(ln n) = {:.3}, so an average of e^score over n particles is no average",
+            report.count,
+            TOO_FAR * report.limit
         ))
     };
     reports.iter().filter_map(warn).collect()

@@ -126,7 +126,9 @@ fn follow(
             pause(simulation, progress, outside, stepper.time())?;
             progress.leg = None;
         }
-        outside.tell(|| (overall(simulation, progress, stepper.time() / end), message(simulation, progress, stepper.time())));
+        outside.tell(|| {
+            (overall(simulation, progress, stepper.time() / end), message(simulation, progress, stepper.time()))
+        });
     };
     let outcome = Outcome { t: stepper.time(), stop, stats: stepper.stats() };
     Ok(Run { sampler: leg.sampler, outcome })

@@ -17,10 +17,18 @@ const MOST_POINTS: usize = 200;
 pub fn starts(grid: Option<GridConfig>, d: usize, inputs: &Inputs) -> Result<Vec<Gaussian>, LabError> {
     let Some(GridConfig { points, reach }) = grid else { return Ok(Vec::new()) };
     if d != 2 {
-        return Err(inputs.wrong("gaussian.grid", "d = 2, where the covariances fill a cone in space", format!("d = {d}")));
+        return Err(inputs.wrong(
+            "gaussian.grid",
+            "d = 2, where the covariances fill a cone in space",
+            format!("d = {d}"),
+        ));
     }
     if !(2..=MOST_POINTS).contains(&points) {
-        return Err(inputs.wrong("gaussian.grid.points", format!("between 2 and {MOST_POINTS} points on a side"), points));
+        return Err(inputs.wrong(
+            "gaussian.grid.points",
+            format!("between 2 and {MOST_POINTS} points on a side"),
+            points,
+        ));
     }
     if !(reach > 0.0 && reach <= 1.0) {
         return Err(inputs.wrong("gaussian.grid.reach", "a number in (0, 1]", reach));

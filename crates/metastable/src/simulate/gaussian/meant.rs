@@ -78,7 +78,8 @@ impl GaussianSimulation {
         let times = meant::times(&config.time, (d + d * d) * (1 + family.len()), &inputs)?;
         fill_tolerances(&mut config.time);
         let solver = meant::solver(&config.time, &inputs)?;
-        let particles = particles::meant(&written, &start, config.seed, feed_forward.is_some() || noise > 0.0, &inputs)?;
+        let particles =
+            particles::meant(&written, &start, config.seed, feed_forward.is_some() || noise > 0.0, &inputs)?;
         let inputs_read = inputs.files();
         let simulation = Self {
             config,

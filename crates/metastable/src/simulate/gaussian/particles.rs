@@ -170,26 +170,37 @@ pub fn moments(d: usize, state: &[f64]) -> (Vec<f64>, Matrix) {
     (mean, Matrix::from_fn(d, d, |i, j| sums[i.max(j) * d + i.min(j)]))
 }
 
-/// max √(xᵀAᵀΣAx) over the tokens and heads: the standard deviation of the score's logarithm of weight. For L2 the
-/// weights are e^{2<Qx, Ky>} against the narrower Gaussian (Σ⁻¹ + 2M)⁻¹, so 2A stands for A and Σ bounds from above;
-/// for Sinkhorn A/ε. None for linear attention, which has no exponentials.
+/// max √w over the tokens and heads, where e^w - 1 is n times the relative variance of the empirical partition function
+/// at x, up to a factor that x does not enter: w = bᵀRb with b = Ax. Softmax: R = Σ; Sinkhorn: R = Σ/ε²; L2, whose
+/// weights are e^{2<Qx, Ky> - |Ky|²}: R = 8(Σ⁻¹ + 4M)⁻¹ - 4(Σ⁻¹ + 2M)⁻¹ (for a mean of 0). None for linear attention,
+/// which has no exponentials \[derived\].
 fn reach(flow: &GaussianFlow, covariance: &Matrix, state: &[f64]) -> Result<Option<f64>, DynamicsError> {
-    let scale = match flow.kernel() {
-        GaussianKernel::Softmax { .. } => 1.0,
-        GaussianKernel::SquaredDistance { .. } => 2.0,
-        GaussianKernel::Sinkhorn { epsilon, .. } => 1.0 / epsilon,
-        GaussianKernel::Linear { .. } => return Ok(None),
-    };
     let d = flow.dim();
     let mut largest = 0.0_f64;
     let (mut ax, mut moved) = (vec![0.0; d], vec![0.0; d]);
-    for h in 0..flow.heads().len() {
+    for (h, head) in flow.heads().iter().enumerate() {
         let logits = flow.logits(h);
+        let spread = match *flow.kernel() {
+            GaussianKernel::Softmax { .. } => covariance.clone(),
+            GaussianKernel::Sinkhorn { epsilon, .. } => covariance.scaled(epsilon.powi(-2)),
+            GaussianKernel::Linear { .. } => return Ok(None),
+            GaussianKernel::SquaredDistance { beta } => {
+                let keys = head.key().transpose().multiply(head.key()).scaled(beta);
+                narrowed(covariance, &keys, 4.0)?.scaled(8.0).add_scaled(-4.0, &narrowed(covariance, &keys, 2.0)?)
+            }
+        };
         for x in state.chunks_exact(d) {
             logits.apply(x, &mut ax);
-            covariance.apply(&ax, &mut moved);
-            largest = largest.max(scale * dot(&ax, &moved).max(0.0).sqrt());
+            spread.apply(&ax, &mut moved);
+            largest = largest.max(dot(&ax, &moved).max(0.0).sqrt());
         }
     }
     Ok(Some(largest))
+}
+
+/// (Σ⁻¹ + cM)⁻¹ = (I + cΣM)⁻¹Σ, for singular Σ too.
+fn narrowed(covariance: &Matrix, keys: &Matrix, c: f64) -> Result<Matrix, DynamicsError> {
+    let product = covariance.multiply(keys).scaled(c);
+    let identity = Matrix::scaled_identity(covariance.rows(), 1.0);
+    Ok(product.add_scaled(1.0, &identity).inverse()?.multiply(covariance))
 }

@@ -199,7 +199,7 @@ pub struct ParticlesReport {
     pub reach: Vec<Option<f64>>,
     /// √(2 ln n), where an average over n particles saturates.
     pub limit: f64,
-    /// The first saved time at which the reach exceeds half the limit.
+    /// The first saved time at which the reach exceeds √ln n, where the partition function's relative variance is 1.
     pub invalid_from: Option<f64>,
 }
 

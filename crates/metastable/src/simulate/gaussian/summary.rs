@@ -22,7 +22,8 @@ pub fn sentences(report: &GaussianReport) -> Vec<String> {
         }
     }
     for particles in &report.gaussian.particles {
-        let last = |column: &[Option<f64>]| column.last().copied().flatten().map_or("–".into(), |x| format!("{x:.3}"));
+        let last =
+            |column: &[Option<f64>]| column.last().copied().flatten().map_or("–".into(), |x| format!("{x:.3}"));
         sentences.push(format!(
             "{} particles ({} draws) end with errors · √n of {} (mean) and {} (covariance); sampling alone gives {:.3} \
              and {:.3} at t = 0.",
@@ -48,7 +49,8 @@ pub fn fate(gaussian: &GaussianSummary) -> String {
             format!("blows up at t* = {:.12} ({kind} {:.12} and {:.12})", pole.fit, pole.lower, pole.upper)
         }
         _ => {
-            let rate = gaussian.growth_rate.map_or(String::new(), |rate| format!(", tr Σ at the rate {rate:.6} at last"));
+            let rate =
+                gaussian.growth_rate.map_or(String::new(), |rate| format!(", tr Σ at the rate {rate:.6} at last"));
             format!("grows for ever without a pole{rate}")
         }
     }
@@ -57,10 +59,15 @@ pub fn fate(gaussian: &GaussianSummary) -> String {
 fn grounds(gaussian: &GaussianSummary) -> String {
     let certificate = &gaussian.certificate;
     match (certificate.claim, certificate.is_proven) {
-        ("nothing", _) => format!("No certificate is known: the verdict is the run's, followed to t = {:.4e}.", gaussian.followed_to),
+        ("nothing", _) => {
+            format!("No certificate is known: the verdict is the run's, followed to t = {:.4e}.", gaussian.followed_to)
+        }
         (_, true) => format!("Proven: {}.", certificate.statement),
         (_, false) => {
-            format!("Known: {}; the regime is the run's, followed to t = {:.4e}.", certificate.statement, gaussian.followed_to)
+            format!(
+                "Known: {}; the regime is the run's, followed to t = {:.4e}.",
+                certificate.statement, gaussian.followed_to
+            )
         }
     }
 }

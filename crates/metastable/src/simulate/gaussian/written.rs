@@ -136,7 +136,11 @@ impl VectorConfig {
 
 impl GaussianConfig {
     /// Adds its matrices and vectors to the lists, for those who look for files.
-    pub fn inputs_mut<'a>(&'a mut self, matrices: &mut Vec<&'a mut MatrixConfig>, vectors: &mut Vec<&'a mut VectorConfig>) {
+    pub fn inputs_mut<'a>(
+        &'a mut self,
+        matrices: &mut Vec<&'a mut MatrixConfig>,
+        vectors: &mut Vec<&'a mut VectorConfig>,
+    ) {
         vectors.extend(&mut self.mean);
         matrices.extend(&mut self.covariance);
         if let Some(part) = &mut self.feed_forward {
