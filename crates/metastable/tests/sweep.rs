@@ -91,7 +91,12 @@ fn tokens_of_high_dimension_cluster_where_the_gamma_curve_says() {
 fn shares_of_close_pairs_in_low_dimension_are_those_of_the_table_within_the_monte_carlo_error() {
     let report = outcome("phase-diagram-low-d", &[]);
     // Cells are (d, beta) with d = 2, 8 and beta = 1, 4, 9.
-    let table = [(0, [0.133, 0.807, 0.996]), (1, [0.201, 0.451, 0.540]), (2, [0.184, 0.307, 0.346]), (4, [0.020, 0.587, 0.821])];
+    let table = [
+        (0, [0.133, 0.807, 0.996]),
+        (1, [0.201, 0.451, 0.540]),
+        (2, [0.184, 0.307, 0.346]),
+        (4, [0.020, 0.587, 0.821]),
+    ];
     for (cell, expected) in table {
         for (name, expected) in ["close_t5", "close_t10", "close_t30"].into_iter().zip(expected) {
             let of = |part: &Option<Vec<Option<f64>>>| part.as_ref().unwrap()[cell].unwrap();

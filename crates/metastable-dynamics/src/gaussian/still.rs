@@ -74,8 +74,7 @@ pub fn exact_until_still(
     let clock = LogTime(OwnTime::new(flow, &state));
     let unit = clock.0.unit();
     let atol = 1e-3 * rtol * start.trace().sqrt().max(f64::MIN_POSITIVE);
-    let options =
-        SolverOptions { max_steps: rule.max_steps, ..SolverOptions::adaptive(Method::Dop853, rtol, atol) };
+    let options = SolverOptions { max_steps: rule.max_steps, ..SolverOptions::adaptive(Method::Dop853, rtol, atol) };
     let mut locator = EventLocator::new(state.len());
     let mut stepper = Stepper::new(&clock, &Euclidean, options, 0.0, state)?;
     // A state that has no speed is not still.
@@ -209,7 +208,10 @@ mod tests {
         let euler = clipped_euler_until_still(&flow, &start, &RULE, 0.09).unwrap();
         assert_eq!(euler.end, StillEnd::Still);
         // Digits given by the theory.
-        assert!((euler.eigenvalues[0] - 5.17).abs() < 5e-3 && (euler.eigenvalues[1] - 0.0364).abs() < 5e-5, "{euler:?}");
+        assert!(
+            (euler.eigenvalues[0] - 5.17).abs() < 5e-3 && (euler.eigenvalues[1] - 0.0364).abs() < 5e-5,
+            "{euler:?}"
+        );
         let exact = exact_until_still(&flow, &start, &RULE, 1e-11).unwrap();
         assert_eq!(exact.end, StillEnd::Still);
         for (found, limit) in exact.eigenvalues.iter().zip([6.0884, 3.0963, 0.0]) {
@@ -256,7 +258,11 @@ mod tests {
     #[test]
     fn rules_without_meaning_are_refused() {
         let (flow, start) = draw(3, 0, 0, 0);
-        for rule in [StillRule { speed: 0.0, ..RULE }, StillRule { escape: f64::NAN, ..RULE }, StillRule { max_steps: 0, ..RULE }] {
+        for rule in [
+            StillRule { speed: 0.0, ..RULE },
+            StillRule { escape: f64::NAN, ..RULE },
+            StillRule { max_steps: 0, ..RULE },
+        ] {
             assert!(exact_until_still(&flow, &start, &rule, 1e-10).is_err(), "{rule:?}");
             assert!(clipped_euler_until_still(&flow, &start, &rule, 0.1).is_err(), "{rule:?}");
         }

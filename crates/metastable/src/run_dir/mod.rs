@@ -96,7 +96,14 @@ impl RunDir {
         let created = create_folders(folder)?;
         let lock = Lock::take(folder).inspect_err(|_| remove_empty(&created))?;
         // From here on an early return drops `run`, which removes what it created.
-        let mut run = Self { folder: folder.to_owned(), created, continued: false, state: State::Useful, journal: None, _lock: lock };
+        let mut run = Self {
+            folder: folder.to_owned(),
+            created,
+            continued: false,
+            state: State::Useful,
+            journal: None,
+            _lock: lock,
+        };
         let found = run.survey()?;
         // Looked at again under the lock: another process may have been quicker.
         check(folder, existing, config_fingerprint, &found)?;

@@ -101,9 +101,9 @@ impl Inputs {
             },
             MatrixConfig::Scalar(c) => return square(*c),
             MatrixConfig::Rows(list) => Matrix::from_rows(key, list).map_err(|source| self.refused(key, source))?,
-            MatrixConfig::Random(law) => law.draw(key, self.seed, columns).map_err(|refusal| {
-                self.wrong(&format!("{key}.{}", refusal.key), refusal.expected, refusal.found)
-            })?,
+            MatrixConfig::Random(law) => law
+                .draw(key, self.seed, columns)
+                .map_err(|refusal| self.wrong(&format!("{key}.{}", refusal.key), refusal.expected, refusal.found))?,
             MatrixConfig::File(file, tensor) => {
                 let (path, array) = self.array(file, tensor.as_deref())?;
                 let found = array.into_matrix(&path)?;

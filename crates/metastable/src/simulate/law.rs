@@ -119,11 +119,14 @@ impl RandomMatrix {
             MatrixLaw::NumpyRandn | MatrixLaw::NumpyUniform => {
                 let mut stream = numpy_stream(seed, self.stream)?;
                 let is_normal = self.law == MatrixLaw::NumpyRandn;
-                let numbers = std::iter::repeat_with(|| if is_normal { stream.standard_normal() } else { stream.uniform(low, high) });
+                let numbers = std::iter::repeat_with(|| {
+                    if is_normal { stream.standard_normal() } else { stream.uniform(low, high) }
+                });
                 numbers.skip(skipped as usize).take(size).collect()
             }
         };
-        let refused = |error: DynamicsError| Refusal { key: "law", expected: "a matrix".into(), found: error.to_string() };
+        let refused =
+            |error: DynamicsError| Refusal { key: "law", expected: "a matrix".into(), found: error.to_string() };
         let drawn = Matrix::new(name, rows, columns, values).map_err(refused)?;
         self.formed(&drawn)
     }

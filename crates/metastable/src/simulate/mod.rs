@@ -158,7 +158,8 @@ pub fn measure(
             serde_json::to_value(assemble::assemble(&simulation, &progress, provenance, &mut outside)?.report)
         }
         Loaded::Gaussian(simulation) => {
-            let (mut progress, mut save) = (gaussian::engine::Progress::default(), |_: &gaussian::engine::Progress| Ok(()));
+            let (mut progress, mut save) =
+                (gaussian::engine::Progress::default(), |_: &gaussian::engine::Progress| Ok(()));
             let mut outside = Outside::new(watcher, &mut save);
             gaussian::engine::integrate(&simulation, &mut progress, &mut outside)?;
             serde_json::to_value(gaussian::assemble::assemble(&simulation, &progress, provenance, &mut outside)?.report)

@@ -213,7 +213,8 @@ fn shares(groups: &[Vec<&Cell>], confidence: f64) -> Option<Vec<ShareReport>> {
     }
     let share = |((integer, text), hits): ((i64, String), Vec<usize>)| {
         let interval = |g: usize| (!groups[g].is_empty()).then(|| wilson(hits[g], groups[g].len(), confidence));
-        let (low, high) = (0..groups.len()).map(|g| interval(g).map_or((None, None), |[l, h]| (Some(l), Some(h)))).unzip();
+        let (low, high) =
+            (0..groups.len()).map(|g| interval(g).map_or((None, None), |[l, h]| (Some(l), Some(h)))).unzip();
         let value = if text.is_empty() { Label::Integer(integer) } else { Label::Text(text) };
         ShareReport { value, hits, low, high }
     };

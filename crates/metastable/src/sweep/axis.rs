@@ -216,7 +216,8 @@ impl Here<'_> {
     fn range(&self, range: RangeConfig) -> Result<Vec<Value>, LabError> {
         let RangeConfig { from, to, step } = range;
         let span = i128::from(to) - i128::from(from);
-        let count = if step == 0 { 0 } else { (span + i128::from(step) - i128::from(step.signum())) / i128::from(step) };
+        let count =
+            if step == 0 { 0 } else { (span + i128::from(step) - i128::from(step.signum())) / i128::from(step) };
         if count < 1 || count > MOST_VALUES as i128 {
             let expected = format!("between 1 and {MOST_VALUES} whole numbers");
             return Err(self.wrong("range", &expected, format!("from = {from}, to = {to}, step = {step}")));

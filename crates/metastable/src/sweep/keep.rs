@@ -202,7 +202,8 @@ impl Kept {
         match (self.take, s) {
             (Take::At(time), _) => {
                 let parent = self.pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-                let times = report.pointer(&format!("{parent}/t")).or_else(|| report.pointer("/series/t"))?.as_array()?;
+                let times =
+                    report.pointer(&format!("{parent}/t")).or_else(|| report.pointer("/series/t"))?.as_array()?;
                 // Saved times are computed; a user writes them with a few digits.
                 let is_there = |t: &Value| t.as_f64().is_some_and(|t| (t - time).abs() <= 1e-9 * time.abs().max(1.0));
                 list.get(times.iter().position(is_there)?)

@@ -62,9 +62,8 @@ impl Sweep {
     /// # Errors
     /// As [`Sweep::read`].
     pub fn new(mut config: SweepConfig, file: &Path, seed: Option<u64>) -> Result<Self, LabError> {
-        let wrong = |key: &str, expected: &str, found: String| {
-            LabError::wrong_value(file, key, expected.to_owned(), found)
-        };
+        let wrong =
+            |key: &str, expected: &str, found: String| LabError::wrong_value(file, key, expected.to_owned(), found);
         if config.title.is_none() {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
@@ -122,9 +121,8 @@ impl Sweep {
         let mut tree = self.base.clone();
         for (axis, at) in self.axes.iter().zip(&place.at) {
             for (key, value) in &axis.values[*at].set {
-                set_key(&mut tree, key, value.clone()).map_err(|(expected, found)| {
-                    LabError::wrong_value(&self.base_file, key, expected, found)
-                })?;
+                set_key(&mut tree, key, value.clone())
+                    .map_err(|(expected, found)| LabError::wrong_value(&self.base_file, key, expected, found))?;
             }
         }
         tree.insert("seed".into(), integer(place.seed, "seeds")?);

@@ -32,7 +32,8 @@ pub(super) fn overlays(
         let wrong = |key: &str, expected: &str, found: String| {
             LabError::wrong_value(file, &format!("overlay[{k}].{key}"), expected.to_owned(), found)
         };
-        let is_beta = |axis: &&Axis| axis.values.iter().all(|value| value.set.iter().any(|(key, _)| key == "kernel.beta"));
+        let is_beta =
+            |axis: &&Axis| axis.values.iter().all(|value| value.set.iter().any(|(key, _)| key == "kernel.beta"));
         let Some(axis) = axes.iter().find(is_beta) else {
             return Err(wrong("curve", "an entry of vary with the key \"kernel.beta\"", "none".into()));
         };

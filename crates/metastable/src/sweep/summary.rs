@@ -32,7 +32,8 @@ pub(super) fn warnings(report: &SweepReport) -> Vec<String> {
     }
     for column in &report.columns {
         if points.failed < points.total && column.count.iter().all(|count| *count == 0) {
-            warnings.push(format!("the column `{}` is empty: no point has a number at \"{}\"", column.name, column.path));
+            warnings
+                .push(format!("the column `{}` is empty: no point has a number at \"{}\"", column.name, column.path));
         }
     }
     warnings
@@ -58,7 +59,8 @@ pub(super) fn sentences(report: &SweepReport) -> Vec<String> {
 fn one_cell(column: &ColumnReport) -> Option<String> {
     let count = column.count[0];
     if let Some(shares) = &column.shares {
-        let parts: Vec<String> = shares.iter().map(|share| format!("{} in {}", share.value.text(), share.hits[0])).collect();
+        let parts: Vec<String> =
+            shares.iter().map(|share| format!("{} in {}", share.value.text(), share.hits[0])).collect();
         return Some(format!("{}: {} of {count} runs.", column.name, parts.join(", ")));
     }
     let mean = column.mean.as_ref()?[0]?;

@@ -27,9 +27,6 @@ pub fn check(still: Option<&StillConfig>, inputs: &Inputs) -> Result<(), LabErro
         return Err(inputs.wrong("gaussian.still.max_steps", "a positive number", 0));
     }
     match (still.scheme, still.dt) {
-        (StillScheme::Exact, Some(dt)) => {
-            Err(inputs.wrong("gaussian.still.dt", "no step for scheme = \"exact\"", dt))
-        }
         (StillScheme::ClippedEuler, None) => {
             Err(inputs.wrong("gaussian.still.dt", "a step for scheme = \"clipped_euler\"", "none"))
         }

@@ -53,7 +53,7 @@ pub struct StillConfig {
     /// The exact flow, or the authors' scheme.
     #[serde(default)]
     pub scheme: StillScheme,
-    /// The step of the authors' scheme.
+    /// The step of the authors' scheme; the exact flow chooses its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dt: Option<f64>,
     /// Steps at most; 60000 by default.

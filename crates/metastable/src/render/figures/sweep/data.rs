@@ -91,11 +91,14 @@ impl Sweep {
             let with = |slice: &Slice, k: usize| {
                 let mut at = slice.at.clone();
                 at[a] = k;
-                let here = if axis.labels.len() > 1 { format!("{} = {}", axis.name, axis.labels[k]) } else { String::new() };
+                let here =
+                    if axis.labels.len() > 1 { format!("{} = {}", axis.name, axis.labels[k]) } else { String::new() };
                 let between = if slice.words.is_empty() || here.is_empty() { "" } else { ", " };
                 Slice { at, words: format!("{}{between}{here}", slice.words) }
             };
-            slices = slices.iter().flat_map(|slice| (0..axis.labels.len()).map(move |k| (slice, k)))
+            slices = slices
+                .iter()
+                .flat_map(|slice| (0..axis.labels.len()).map(move |k| (slice, k)))
                 .take(MOST_SLICES)
                 .map(|(slice, k)| with(slice, k))
                 .collect();

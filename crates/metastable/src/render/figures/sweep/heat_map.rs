@@ -28,7 +28,13 @@ const VIRIDIS: [(u8, u8, u8); 9] = [
 ];
 
 /// Draws one slice of a column of numbers, or the share of its most frequent word.
-pub(super) fn draw(report: &Value, sweep: &Sweep, column: &Column, axes: (usize, usize), slice: &Slice) -> Option<String> {
+pub(super) fn draw(
+    report: &Value,
+    sweep: &Sweep,
+    column: &Column,
+    axes: (usize, usize),
+    slice: &Slice,
+) -> Option<String> {
     let (x_axis, y_axis) = (&sweep.axes[axes.0], &sweep.axes[axes.1]);
     let (values, what) = values(sweep, column)?;
     let grid = |i: usize, j: usize| {
@@ -43,10 +49,7 @@ pub(super) fn draw(report: &Value, sweep: &Sweep, column: &Column, axes: (usize,
         return None;
     }
     let (x_edges, y_edges) = (edges(x_axis)?, edges(y_axis)?);
-    let panel = Panel {
-        x: scale(x_axis, &x_edges, PLOT),
-        y: scale(y_axis, &y_edges, (BOTTOM, TOP)),
-    };
+    let panel = Panel { x: scale(x_axis, &x_edges, PLOT), y: scale(y_axis, &y_edges, (BOTTOM, TOP)) };
     let level = |value: f64| {
         let share = if high > low { (value - low) / (high - low) } else { 0.5 };
         // A share in [0, 1].

@@ -34,10 +34,7 @@ pub(super) fn draw(report: &Value, sweep: &Sweep, column: &Column) -> Option<Str
     });
     let highest = highest.fold(1.0, f64::max);
     for (k, slice) in slices.iter().enumerate() {
-        let corner = (
-            LEFT + (k % across) as f64 * (PANEL.0 + GAP.0),
-            TOP + (k / across) as f64 * (PANEL.1 + GAP.1),
-        );
+        let corner = (LEFT + (k % across) as f64 * (PANEL.0 + GAP.0), TOP + (k / across) as f64 * (PANEL.1 + GAP.1));
         draw_panel(&mut drawing, sweep, column, slice, corner, highest);
     }
     let words = format!("{}. Bars: numbers of runs. Whiskers: {}.", caption(report), read::text(report, "/intervals"));
@@ -49,7 +46,7 @@ fn draw_panel(drawing: &mut Drawing, sweep: &Sweep, column: &Column, slice: &Sli
     let cell = sweep.cell(&slice.at);
     let (left, top) = corner;
     let (right, bottom) = (left + PANEL.0, top + PANEL.1);
-    let y = Scale::linear((0.0, highest * 1.04), (bottom, top));
+    let y = Scale::linear((0.0, highest * 1.16), (bottom, top));
     let panel = Panel { x: Scale::linear((0.0, column.shares.len() as f64), (left, right)), y };
     for tick in y.ticks(4) {
         if let Some(at) = y.at(tick.value) {
@@ -64,7 +61,8 @@ fn draw_panel(drawing: &mut Drawing, sweep: &Sweep, column: &Column, slice: &Sli
         let middle = left + (k as f64 + 0.5) * step;
         let half = (0.36 * step).min(26.0);
         if let Some(height) = y.at(hits as f64) {
-            let path = format!("M{:.2} {bottom:.2}H{:.2}V{height:.2}H{:.2}Z", middle - half, middle + half, middle - half);
+            let path =
+                format!("M{:.2} {bottom:.2}H{:.2}V{height:.2}H{:.2}Z", middle - half, middle + half, middle - half);
             drawing.fill(&path, palette::colour(0), 0.8);
         }
         let ends = (share.low.get(cell).copied().flatten(), share.high.get(cell).copied().flatten());
