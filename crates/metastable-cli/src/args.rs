@@ -58,6 +58,8 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Command {
     /// Follows tokens through an attention flow, with or without a LoRA twin
     Simulate(SimulateArgs),
+    /// Runs a simulation over named parameters and seeds, on all cores, into one table
+    Sweep(SweepArgs),
     /// Evaluates the vector field of a configuration once, without integrating
     Field(FieldArgs),
     /// Reads a checkpoint and follows real text through its layers
@@ -111,6 +113,27 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Checks everything, prints the resolved configuration, writes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `metastable sweep`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable sweep examples/rank-histogram.toml -o runs/ranks")]
+pub(crate) struct SweepArgs {
+    /// The configuration (.toml, .yaml, .yml or .json): a simulation, what varies in it, what is kept
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// The seed of the simulation, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key of the sweep, as seeds=10 or base.kernel.beta=2; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Checks everything, prints the resolved configuration, writes nothing
@@ -224,6 +247,8 @@ pub(crate) enum SchemaOf {
     /// The configuration of `simulate`.
     #[default]
     Simulate,
+    /// The configuration of `sweep`.
+    Sweep,
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod inspect;
 #[cfg(unix)]
 mod interrupted;
 mod main_job;
+#[cfg(unix)]
+mod sweep;
 mod threads;
 mod usage;
 mod util;

@@ -22,6 +22,7 @@ pub mod run_dir;
 pub mod schema;
 pub mod selftest;
 pub mod simulate;
+pub mod sweep;
 pub mod table;
 pub mod threads;
 pub mod watch;

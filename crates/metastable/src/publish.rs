@@ -27,6 +27,16 @@ pub fn publish(folder: &mut RunDir, report: &impl Serialize, display: &Display) 
     write_renderings(folder, &report, display)
 }
 
+/// Writes `report.json` and every rendering of a job whose figures come from the report alone.
+///
+/// # Errors
+/// [`LabError::Write`].
+pub fn publish_without_clouds(folder: &mut RunDir, report: &impl Serialize) -> Result<(), LabError> {
+    let report = serde_json::to_value(report).expect("reports have string keys only");
+    folder.write("report.json", format!("{report}\n").as_bytes())?;
+    write_renderings(folder, &report, &Display::nothing())
+}
+
 /// Rebuilds every rendering of a finished run from `report.json` and the drawn arrays, computing nothing.
 ///
 /// # Errors
@@ -39,8 +49,15 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
         expected: "the JSON report of a run".into(),
         found: error.to_string(),
     })?;
-    let display = read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?;
+    let display = match path.join(DISPLAY).exists() || !is_without_clouds(&report) {
+        true => read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?,
+        false => Display::nothing(),
+    };
     write_renderings(&mut folder, &report, &display)
+}
+
+fn is_without_clouds(report: &Value) -> bool {
+    report["job"] == "sweep"
 }
 
 fn write_renderings(folder: &mut RunDir, report: &Value, display: &Display) -> Result<(), LabError> {

@@ -9,3 +9,4 @@ pub(crate) mod schema;
 pub(crate) mod selftest;
 pub(crate) mod show;
 pub(crate) mod simulate;
+pub(crate) mod sweep;

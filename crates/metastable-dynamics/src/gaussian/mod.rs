@@ -9,7 +9,8 @@
 //! us; no statement here is claimed to be the paper's own (arXiv 2501.18322, whose theorems we could not read).
 //!
 //! Reading order: `evolve`, [`closed_form`], [`bounds`], `certificate` (what is proven beforehand), `clock` (the time in
-//! which every regime takes few steps), `regime` (the verdict).
+//! which every regime takes few steps), `regime` (the verdict), `still` (ranks as published
+//! scripts count them).
 
 pub mod bounds;
 mod certificate;
@@ -19,6 +20,7 @@ pub mod energy;
 mod evolve;
 mod invariant;
 mod regime;
+mod still;
 #[cfg(test)]
 mod tests;
 
@@ -26,3 +28,4 @@ pub use certificate::{Certificate, Claim, certify};
 pub use evolve::{evolve, evolve_covariance, through_layers};
 pub use invariant::Invariants;
 pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};
+pub use still::{StillEnd, StillRule, Stopped, clipped_euler_until_still, exact_until_still};

@@ -15,6 +15,7 @@ pub fn markdown(report: &Value) -> String {
     lines.extend(read::strings(report, "/summary").into_iter().map(plain));
     let warnings = read::strings(report, "/warnings");
     section(&mut lines, "Warnings", warnings.into_iter().map(|warning| format!("- {}", plain(warning))).collect());
+    section(&mut lines, "Points that failed", failures(report));
     section(&mut lines, "Run", run(report));
     section(&mut lines, "Clusters at the end", clusters(report));
     section(&mut lines, "Verdict", gaussian(&report["gaussian"]));
@@ -189,6 +190,13 @@ fn cascade(report: &Value) -> Vec<String> {
         lines.extend([String::new(), plain(source)]);
     }
     lines
+}
+
+fn failures(report: &Value) -> Vec<String> {
+    let line = |failure: &Value| {
+        format!("- {}: {}", plain(read::text(failure, "/place")), plain(read::text(failure, "/error")))
+    };
+    read::array(report, "/failures").iter().map(line).collect()
 }
 
 fn model(report: &Value) -> Vec<String> {

@@ -57,6 +57,14 @@ pub struct AttentionMaps {
     pub rows: Vec<String>,
 }
 
+impl Display {
+    /// Nothing that moves: for jobs whose figures come from the report alone.
+    pub fn nothing() -> Self {
+        let base = Cloud { count: 0, dim: 1, positions: Vec::new(), attention: None };
+        Self { times: Vec::new(), base, twin: None, samples: None }
+    }
+}
+
 impl Cloud {
     /// Returns the drawn position of one token at one saved time, or `None` where the array is too short or not finite.
     pub(crate) fn at(&self, time: usize, token: usize) -> Option<&[f32]> {

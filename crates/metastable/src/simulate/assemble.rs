@@ -122,7 +122,8 @@ impl Observed {
         outside: &mut Outside,
     ) -> Result<Self, Unfinished> {
         let (n, d) = (simulation.tokens.count(), simulation.tokens.dim());
-        let mut collector = Collector::new(simulation.config.observe.cluster_radius);
+        let observe = &simulation.config.observe;
+        let mut collector = Collector::new(observe.cluster_radius).with_close_cosine(observe.close_cosine);
         let mut cloud = CloudBuilder::new(n, drawn.projection.dim(), &drawn.selection);
         for (s, &t) in simulation.times[..drawn.saved].iter().enumerate() {
             if let Some(interruption) = outside.watcher.interrupted() {

@@ -18,12 +18,18 @@ fn place(key: &str, name: &str) -> String {
 pub struct Inputs {
     config: PathBuf,
     files: Vec<(String, PathBuf)>,
+    seed: u64,
 }
 
 impl Inputs {
     /// Files relative to the folder of `config`.
     pub fn new(config: &Path) -> Self {
-        Self { config: config.into(), files: Vec::new() }
+        Self { config: config.into(), files: Vec::new(), seed: 0 }
+    }
+
+    /// With the seed of random matrices that name none.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// All files read so far: the name that the config gives, and where that is.
@@ -95,6 +101,9 @@ impl Inputs {
             },
             MatrixConfig::Scalar(c) => return square(*c),
             MatrixConfig::Rows(list) => Matrix::from_rows(key, list).map_err(|source| self.refused(key, source))?,
+            MatrixConfig::Random(law) => law
+                .draw(key, self.seed, columns)
+                .map_err(|refusal| self.wrong(&format!("{key}.{}", refusal.key), refusal.expected, refusal.found))?,
             MatrixConfig::File(file, tensor) => {
                 let (path, array) = self.array(file, tensor.as_deref())?;
                 let found = array.into_matrix(&path)?;

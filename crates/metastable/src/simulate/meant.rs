@@ -65,7 +65,7 @@ impl Simulation {
         if config.title.is_none() {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut inputs = Inputs::new(file);
+        let mut inputs = Inputs::new(file).with_seed(config.seed);
         require_tokens(&config, &inputs)?;
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
@@ -78,6 +78,10 @@ impl Simulation {
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
+        }
+        if !(config.observe.close_cosine >= -1.0 && config.observe.close_cosine < 1.0) {
+            let found = config.observe.close_cosine.to_string();
+            return Err(inputs.wrong("observe.close_cosine", "a cosine in [-1, 1)", found));
         }
         if config.space.coordinates == Coordinates::Rescaled && config.space.geometry == GeometryName::Sphere {
             return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));

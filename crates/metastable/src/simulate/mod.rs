@@ -1,7 +1,7 @@
 //! The job `simulate`: attention flows of a cloud of tokens, and of its twin under a LoRA adapter.
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
-//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`] and [`seed`] serve the first arrow,
+//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`], [`law`] and [`seed`] serve the first arrow,
 //! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader.
 
 pub mod assemble;
@@ -12,6 +12,7 @@ pub mod field;
 pub mod forms;
 pub mod gaussian;
 pub mod inputs;
+pub mod law;
 pub mod meant;
 pub mod merges;
 pub mod report;
@@ -96,11 +97,7 @@ pub enum Finished {
 /// # Errors
 /// [`LabError`] naming file, key, what was expected and found.
 pub fn load_any(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Loaded, LabError> {
-    let written = read(config, overrides, seed)?;
-    Ok(match written.gaussian {
-        Some(_) => Loaded::Gaussian(Box::new(GaussianSimulation::new(written, config)?)),
-        None => Loaded::Particles(Box::new(Simulation::new(written, config)?)),
-    })
+    meant(read(config, overrides, seed)?, config)
 }
 
 /// Runs whatever the config describes, particles or a Gaussian, into its run folder, continuing an interrupted run.
@@ -124,6 +121,51 @@ fn read(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Simula
         return Err(LabError::Setting { name: "seed".into(), expected, found: written.seed.to_string() });
     }
     Ok(written)
+}
+
+/// A config as it is meant: of particles or of a Gaussian.
+fn meant(config: SimulateConfig, file: &Path) -> Result<Loaded, LabError> {
+    Ok(match config.gaussian {
+        Some(_) => Loaded::Gaussian(Box::new(GaussianSimulation::new(config, file)?)),
+        None => Loaded::Particles(Box::new(Simulation::new(config, file)?)),
+    })
+}
+
+/// Says whether a config could be run, without running it.
+///
+/// # Errors
+/// As [`load_any`].
+pub fn check(config: SimulateConfig, file: &Path) -> Result<(), LabError> {
+    meant(config, file).map(|_| ())
+}
+
+/// Runs a simulation in memory and answers its report as `report.json` would hold it, but for the hashes of input files:
+/// for callers that run many. Nothing is written or saved.
+///
+/// # Errors
+/// [`Unfinished::Failed`] as [`run_any`]; [`Unfinished::Stopped`] if the watcher asks.
+pub fn measure(
+    config: SimulateConfig,
+    file: &Path,
+    watcher: &mut dyn Watcher,
+) -> Result<serde_json::Value, Unfinished> {
+    let provenance = Provenance::new(config.seed, "f64");
+    let report = match meant(config, file)? {
+        Loaded::Particles(simulation) => {
+            let (mut progress, mut save) = (Progress::default(), |_: &Progress| Ok(()));
+            let mut outside = Outside::new(watcher, &mut save);
+            engine::integrate(&simulation, &mut progress, &mut outside)?;
+            serde_json::to_value(assemble::assemble(&simulation, &progress, provenance, &mut outside)?.report)
+        }
+        Loaded::Gaussian(simulation) => {
+            let (mut progress, mut save) =
+                (gaussian::engine::Progress::default(), |_: &gaussian::engine::Progress| Ok(()));
+            let mut outside = Outside::new(watcher, &mut save);
+            gaussian::engine::integrate(&simulation, &mut progress, &mut outside)?;
+            serde_json::to_value(gaussian::assemble::assemble(&simulation, &progress, provenance, &mut outside)?.report)
+        }
+    };
+    Ok(report.expect("reports have string keys only"))
 }
 
 /// Runs a simulation of particles into its run folder, continuing an interrupted one.

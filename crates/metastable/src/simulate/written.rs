@@ -5,6 +5,8 @@ use metastable_dynamics::solver::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::observables::CLOSE_COSINE;
+
 use super::forms::{MatrixConfig, OneOrMany, Save};
 use super::gaussian::written::GaussianConfig;
 
@@ -127,6 +129,10 @@ pub enum Law {
     Sphere,
     /// The first n vectors of the standard basis (n <= d).
     Orthonormal,
+    /// As `numpy.random.RandomState(seed).uniform(low, high, (n, d))` draws them.
+    NumpyUniform,
+    /// As `numpy.random.RandomState(seed).randn(n, d)` draws them.
+    NumpyRandn,
 }
 
 /// One head: scores <Q x, K y>, messages W V y.
@@ -324,6 +330,9 @@ pub struct ObserveConfig {
     /// Tokens closer than this are linked into one cluster; also the distance that counts as departure.
     #[serde(default = "default_cluster_radius")]
     pub cluster_radius: f64,
+    /// Pairs of tokens count as close (`close_pairs`) where their cosine is above this.
+    #[serde(default = "default_close_cosine")]
+    pub close_cosine: f64,
     /// The slow-time cascade of a twin: computed where it applies unless set; an error where set and it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cascade: Option<bool>,
@@ -333,8 +342,12 @@ fn default_cluster_radius() -> f64 {
     0.1
 }
 
+fn default_close_cosine() -> f64 {
+    CLOSE_COSINE
+}
+
 impl Default for ObserveConfig {
     fn default() -> Self {
-        Self { cluster_radius: default_cluster_radius(), cascade: None }
+        Self { cluster_radius: default_cluster_radius(), close_cosine: default_close_cosine(), cascade: None }
     }
 }

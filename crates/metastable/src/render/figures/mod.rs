@@ -3,6 +3,7 @@
 mod curves;
 mod gaussian;
 mod inspect;
+mod sweep;
 mod trajectories;
 
 use super::Display;
@@ -12,7 +13,7 @@ use serde_json::Value;
 ///
 /// `trajectories.svg` (clouds and trails), `clusters.svg` (number of clusters), `energy.svg`, `distances.svg`
 /// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`; for Gaussians
-/// `eigenvalues.svg`, `ellipses.svg` and, for d = 2, `cone.svg`.
+/// `eigenvalues.svg`, `ellipses.svg` and, for d = 2, `cone.svg`; for `sweep` one `map-`, `curve-` or `histogram-` figure a column.
 /// Axes are named with their symbols; captions state the configuration's title and seed. The same input gives the
 /// same bytes. Cost O(S n).
 pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
@@ -30,5 +31,6 @@ pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
         ("ellipses.svg", gaussian::ellipses(report)),
         ("cone.svg", gaussian::cone(report, display)),
     ];
-    drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?))).collect()
+    let drawn = drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?)));
+    drawn.chain(sweep::draw(report)).collect()
 }

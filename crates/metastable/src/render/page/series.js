@@ -3,7 +3,7 @@
 const COLUMNS = {
   n_clusters: ["number of clusters", "$k$"], max_mass: ["largest cluster, share of tokens", "$m$"], energy: ["interaction energy", "$E$"], log_energy: ["log energy", "log $E$"],
   mean_cosine: ["mean cosine", "cos"], min_cosine: ["least cosine", "cos"], max_cosine: ["greatest cosine", "cos"], diameter: ["diameter", "diam"],
-  effective_rank: ["effective rank", "rank"], hull_vertices: ["vertices of the convex hull", "count"], attention_rank: ["rank of the attention matrix", "rank"], anisotropy: ["anisotropy", ""], trace: ["trace", "tr Σ"], log_det: ["log determinant", "ln det Σ"], largest_eigenvalue: ["largest eigenvalue", "λ"], smallest_eigenvalue: ["smallest eigenvalue", "λ"], rank: ["rank", "rank"], condition: ["condition number", "κ"], mean_norm: ["norm of the mean", "|α|"],
+  effective_rank: ["effective rank", "rank"], hull_vertices: ["vertices of the convex hull", "count"], close_pairs: ["share of close pairs", ""], attention_rank: ["rank of the attention matrix", "rank"], anisotropy: ["anisotropy", ""], trace: ["trace", "tr Σ"], log_det: ["log determinant", "ln det Σ"], largest_eigenvalue: ["largest eigenvalue", "λ"], smallest_eigenvalue: ["smallest eigenvalue", "λ"], rank: ["rank", "rank"], condition: ["condition number", "κ"], mean_norm: ["norm of the mean", "|α|"],
   kernel_invariant: ["invariant tr(NᵀΣ⁻¹N) of the kernel", ""], value_trace: ["tr(V⁻¹Σ)", ""], radius_mean: ["mean radius", "|$x$|"],
 };
 const wordsOf = (column) => (COLUMNS[column] ? COLUMNS[column][0] : column.replace(/_/g, " "));

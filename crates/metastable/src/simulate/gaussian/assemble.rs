@@ -68,6 +68,7 @@ pub fn assemble(
     let Drawn { display, cone, history } =
         drawn(simulation, &base, twin_path.as_deref(), labels, &progress.family, shown);
     gaussian.cone = cone;
+    gaussian.still = super::still::measure(simulation, &flow)?;
     let mut report = GaussianReport {
         header: header(simulation, provenance, warnings(simulation, run, &base, &gaussian, &verdict)),
         config: simulation.config.clone(),
@@ -127,6 +128,7 @@ fn summarize(flow: &GaussianFlow, start: &Gaussian, verdict: &Verdict) -> Result
         family: None,
         cone: None,
         particles: Vec::new(),
+        still: None,
     })
 }
 

@@ -62,9 +62,10 @@ impl GaussianSimulation {
         if config.title.is_none() {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut inputs = Inputs::new(file);
+        let mut inputs = Inputs::new(file).with_seed(config.seed);
         let written = config.gaussian.clone().ok_or_else(|| inputs.missing("gaussian"))?;
         refuse_particles_only(&config, &inputs)?;
+        super::still::check(written.still.as_ref(), &inputs)?;
         let start = start(&written, &mut inputs)?;
         let d = start.dim();
         let heads = meant::read_heads(&config.head, d, &mut inputs)?;
@@ -173,6 +174,7 @@ fn start(written: &GaussianConfig, inputs: &mut Inputs) -> Result<Gaussian, LabE
 fn dim(written: &GaussianConfig, mean: Option<&[f64]>, inputs: &mut Inputs) -> Result<usize, LabError> {
     let rows = match &written.covariance {
         Some(MatrixConfig::Rows(rows)) => Some(rows.len()),
+        Some(MatrixConfig::Random(law)) if law.shape.is_some() => Some(law.rows(0)),
         Some(MatrixConfig::File(file, tensor)) => inputs.array(file, tensor.as_deref())?.1.shape().first().copied(),
         _ => None,
     };

@@ -13,6 +13,7 @@ pub mod meant;
 pub mod particles;
 pub mod report;
 pub mod series;
+pub mod still;
 pub mod summary;
 pub mod written;
 

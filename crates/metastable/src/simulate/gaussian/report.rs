@@ -59,6 +59,23 @@ pub struct GaussianSummary {
     pub cone: Option<&'static str>,
     /// Particles beside the moments.
     pub particles: Vec<ParticlesReport>,
+    /// Eigenvalues where the covariance has become still, if the config asks.
+    pub still: Option<StillReport>,
+}
+
+/// Eigenvalues where the covariance has become still.
+#[derive(Debug, Clone, Serialize)]
+pub struct StillReport {
+    /// "still", "escaped" or "exhausted".
+    pub end: &'static str,
+    /// When.
+    pub time: f64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Eigenvalues above the threshold; none if it did not become still.
+    pub rank: Option<usize>,
+    /// The eigenvalues, largest first.
+    pub eigenvalues: Vec<f64>,
 }
 
 /// The time of a blow-up, bracketed.

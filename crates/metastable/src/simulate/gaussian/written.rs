@@ -33,6 +33,51 @@ pub struct GaussianConfig {
     /// Independent draws for every number of particles; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeats: Option<usize>,
+    /// Eigenvalues counted where the covariance has become still, as published scripts do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still: Option<StillConfig>,
+}
+
+/// A count of eigenvalues above a threshold where |Σ'| has fallen below a speed. Both are absolute, so this is no rank of
+/// the limit (`gaussian.limit_rank` of the report is): it is what published histograms show.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StillConfig {
+    /// Still where |Σ'| in the Frobenius norm is below this.
+    pub speed: f64,
+    /// Eigenvalues above this count.
+    pub threshold: f64,
+    /// Escaped where tr Σ is above this; 1000 by default.
+    #[serde(default = "default_escape")]
+    pub escape: f64,
+    /// The exact flow, or the authors' scheme.
+    #[serde(default)]
+    pub scheme: StillScheme,
+    /// The step of the authors' scheme; the exact flow chooses its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dt: Option<f64>,
+    /// Steps at most; 60000 by default.
+    #[serde(default = "default_steps")]
+    pub max_steps: u64,
+}
+
+fn default_escape() -> f64 {
+    1e3
+}
+
+fn default_steps() -> u64 {
+    60_000
+}
+
+/// How the covariance is followed until it is still.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StillScheme {
+    /// The exact flow, at relative tolerance 1e-11.
+    #[default]
+    Exact,
+    /// Explicit Euler with negative eigenvalues set to 1e-14, as the authors' scripts do: not the flow.
+    ClippedEuler,
 }
 
 /// W x + b beside attention.
