@@ -93,7 +93,7 @@ fn map(path: &Path) -> Result<Mmap, ModelError> {
 }
 
 /// The library's reason with the number it lacks.
-fn describe(error: &SafeTensorError, length: usize) -> String {
+pub(crate) fn describe(error: &SafeTensorError, length: usize) -> String {
     match error {
         SafeTensorError::HeaderTooSmall
         | SafeTensorError::HeaderTooLarge
@@ -131,7 +131,8 @@ impl Tensors<'_> {
         if view.shape() != shape {
             return Err(refuse(name, format!("shape {shape:?}"), format!("{:?}", view.shape())));
         }
-        let values = to_f32(&view).ok_or_else(|| refuse(name, "F32, F16 or BF16".into(), view.dtype().to_string()))?;
+        let values = to_f32(view.dtype(), view.data())
+            .ok_or_else(|| refuse(name, "F32, F16 or BF16".into(), view.dtype().to_string()))?;
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => Err(refuse(name, "finite numbers".into(), format!("{} at entry {index}", values[index]))),
             None => Ok(values),
@@ -147,10 +148,10 @@ impl Tensors<'_> {
     }
 }
 
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let data = view.data();
+/// Entries as f32; none for types other than F32, F16 and BF16.
+pub(crate) fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match view.dtype() {
+    match dtype {
         Dtype::F32 => Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
         Dtype::BF16 => Some(halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
         Dtype::F16 => Some(halves().map(f32_from_f16).collect()),
