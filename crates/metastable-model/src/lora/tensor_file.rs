@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -145,7 +145,8 @@ impl TensorFile {
 
     /// A tensor as f32; the finding's text otherwise.
     pub(super) fn values(&self, entry: &Entry) -> Result<Vec<f32>, String> {
-        to_f32(entry.dtype, self.data(entry)).ok_or_else(|| format!("expected F32, F16 or BF16, found {}", entry.dtype))
+        let view = TensorView::new(entry.dtype, entry.shape.clone(), self.data(entry)).ok();
+        view.and_then(|view| to_f32(&view)).ok_or_else(|| format!("expected F32, F16 or BF16, found {}", entry.dtype))
     }
 
     /// The metadata, in order.
