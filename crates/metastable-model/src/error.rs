@@ -95,6 +95,16 @@ pub enum ModelError {
         /// How many more.
         others: usize,
     },
+    /// An adapter's module or tensor that the model has no place for.
+    #[error("the adapter does not fit the model: `{module}`: expected {expected}, found {found}")]
+    AdapterMismatch {
+        /// The module or tensor.
+        module: String,
+        /// What the model has.
+        expected: String,
+        /// What the adapter holds.
+        found: String,
+    },
     /// A tensor is absent, or has the wrong shape, type or entries.
     #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
     Tensor {
@@ -193,6 +203,7 @@ impl ModelError {
             Self::Adapter { .. } => {
                 Some("`metastable adapter check` lists everything; --allow-partial uses what can be used")
             }
+            Self::AdapterMismatch { .. } => Some("take the base model that the adapter was trained on"),
             Self::Missing { expected, .. } if expected.contains("adapter") => {
                 Some("an adapter folder holds adapter_config.json and adapter_model.safetensors")
             }

@@ -9,9 +9,11 @@
 
 mod adapter;
 mod assemble;
+mod attach;
 mod finding;
 mod kohya;
 mod locate;
+mod merge;
 mod mlx;
 mod pattern;
 mod peft;
@@ -22,7 +24,9 @@ mod tensor_file;
 mod write;
 
 pub use adapter::{Adapter, Factor, Layout, LoraModule, ModuleKind, Strictness, Survey, WholeTensor};
+pub use attach::Adapted;
 pub use finding::{Code, Finding, Severity};
+pub use merge::Merged;
 pub use rebalance::{Rebalanced, RebalancedModule, UNDO_FILE};
 pub use spectrum::{ModuleSpectrum, Status};
 pub use write::PeftFiles;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod foreign;
+mod forward;
 mod hostile;
 mod peft;
 mod rebalance;
