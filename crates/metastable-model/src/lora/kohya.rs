@@ -57,6 +57,37 @@ pub(super) fn survey(path: &Path) -> Result<Survey, ModelError> {
     Ok(Survey { adapter, findings })
 }
 
+impl Adapter {
+    /// The adapter with the paths of a model folder's maps in place of kohya's joined names: `lora_te_layers_0_q_proj`
+    /// is the one weight whose path, dots as underscores, ends the name.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterMismatch`] for a name that no weight, or more than one, explains.
+    pub fn named_after(&self, base: &Path) -> Result<Self, ModelError> {
+        let file = TensorFile::read(&base.join("model.safetensors"))?;
+        let paths: Vec<&str> = file.entries().iter().filter_map(|entry| entry.name.strip_suffix(".weight")).collect();
+        let mut renamed = self.clone();
+        for module in &mut renamed.modules {
+            let fits: Vec<&&str> = paths.iter().filter(|path| explains(path, &module.name)).collect();
+            // `model.layers` explains what `layers` explains: the longest path knows most.
+            let longest = fits.iter().max_by_key(|path| path.len());
+            module.name = longest.map(|path| (***path).to_owned()).ok_or_else(|| ModelError::AdapterMismatch {
+                module: module.name.clone(),
+                expected: format!("the name of a weight of {}, dots as underscores", base.display()),
+                found: "none that fits".into(),
+            })?;
+        }
+        renamed.layout = Layout::Peft;
+        Ok(renamed)
+    }
+}
+
+/// Whether `name` ends with `path`, dots as underscores, after an underscore.
+fn explains(path: &str, name: &str) -> bool {
+    let joined = path.replace('.', "_");
+    name.strip_suffix(joined.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
+}
+
 fn module(
     file: &TensorFile,
     name: &str,

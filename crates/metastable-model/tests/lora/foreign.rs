@@ -87,6 +87,22 @@ fn kohya_factors_and_alpha_are_understood() {
 }
 
 #[test]
+fn a_model_says_what_joined_names_mean() {
+    let mut world = World { config: json!({}), tensors: Default::default() };
+    world.add("lora_te_transformer_h_2_mlp_c_fc.lora_down.weight", &[2, 64], 1);
+    world.add("lora_te_transformer_h_2_mlp_c_fc.lora_up.weight", &[256, 2], 2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("style.safetensors");
+    fs::write(&path, world.bytes()).unwrap();
+    let adapter = Adapter::open(&path, Strictness::Closed).unwrap();
+    let named = adapter.named_after(&crate::world::stored("fixtures/tiny-gpt2")).unwrap();
+    assert_eq!(named.modules()[0].name, "transformer.h.2.mlp.c_fc");
+    assert!(named.to_peft().is_ok());
+    let error = adapter.named_after(&crate::world::stored("fixtures/tiny-llama")).unwrap_err().to_string();
+    assert!(error.contains("none that fits"), "{error}");
+}
+
+#[test]
 fn broken_kohya_files_are_refused() {
     let up = "lora_te_layers_0_q_proj.lora_up.weight";
     let cases: [(&str, fn(&mut World)); 4] = [
