@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use super::adapter::{Adapter, LoraModule, ModuleKind};
@@ -184,55 +185,8 @@ fn mismatch(module: &str, expected: String, found: String) -> ModelError {
 /// Numbers in the type a file has them in, rounded to nearest, ties to even.
 fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
-        Dtype::BF16 => values.iter().flat_map(|value| bf16(*value).to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|value| f16(*value).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
         _ => f32_bytes(values),
-    }
-}
-
-fn bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-}
-
-/// The nearest half-precision number; beyond 65520 infinite, as the format has it.
-fn f16(value: f32) -> u16 {
-    let sign = (value.to_bits() >> 16 & 0x8000) as u16;
-    let magnitude = value.abs();
-    if magnitude >= 65520.0 {
-        return sign | 0x7c00;
-    }
-    let exponent = (i32::try_from(magnitude.to_bits() >> 23).unwrap_or(0) - 127).max(-14);
-    // Units in the last place: 2^(exponent - 10); f64 holds the quotient exactly.
-    let units = (f64::from(magnitude) / 2.0_f64.powi(exponent - 10)).round_ties_even() as u32;
-    sign | (((exponent + 14) as u32) << 10).wrapping_add(units) as u16
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_precision_rounds_to_nearest_even_and_back() {
-        let cases = [
-            (0.0, 0x0000),
-            (-0.0, 0x8000),
-            (1.0, 0x3c00),
-            (1.0 + 1.0 / 2048.0, 0x3c00),
-            (1.0 + 3.0 / 2048.0, 0x3c02),
-            (2047.75 / 1024.0, 0x4000),
-            (65504.0, 0x7bff),
-            (1e6, 0x7c00),
-            (2.0_f32.powi(-24), 0x0001),
-            (2.0_f32.powi(-14), 0x0400),
-            (-2.0, 0xc000),
-        ];
-        for (value, bits) in cases {
-            assert_eq!(f16(value), bits, "{value}");
-        }
-        assert_eq!(
-            (bf16(1.0), bf16(f32::from_bits(0x3f80_8000)), bf16(f32::from_bits(0x3f81_8000))),
-            (0x3f80, 0x3f80, 0x3f82)
-        );
     }
 }

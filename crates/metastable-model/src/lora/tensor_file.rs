@@ -9,13 +9,14 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{describe, to_f32};
+use crate::checkpoint::describe;
 use crate::error::ModelError;
 
 /// A JSON object as the ordered list of its entries; a repeated key is an error.
@@ -145,8 +146,14 @@ impl TensorFile {
 
     /// A tensor as f32; the finding's text otherwise.
     pub(super) fn values(&self, entry: &Entry) -> Result<Vec<f32>, String> {
-        let view = TensorView::new(entry.dtype, entry.shape.clone(), self.data(entry)).ok();
-        view.and_then(|view| to_f32(&view)).ok_or_else(|| format!("expected F32, F16 or BF16, found {}", entry.dtype))
+        let data = self.data(entry);
+        let halves = || data.as_chunks::<2>().0.iter();
+        match entry.dtype {
+            Dtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F16 => Ok(halves().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()),
+            Dtype::BF16 => Ok(halves().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()),
+            other => Err(format!("expected F32, F16 or BF16, found {other}")),
+        }
     }
 
     /// The metadata, in order.
