@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Field(FieldArgs),
     /// Reads a checkpoint and follows real text through its layers
     Inspect(InspectArgs),
+    /// Looks at LoRA adapters, and writes other files for the same update
+    Adapter(AdapterArgs),
     /// Writes the logits (decoders) or last hidden states (encoders) of a checkpoint for given token ids
     Logits(LogitsArgs),
     /// Rebuilds report.html, tables and figures of a finished run from its report.json
@@ -204,6 +206,102 @@ pub(crate) struct InspectInput {
     /// Follows this text
     #[arg(long, value_name = "STRING")]
     pub(crate) prompt: Option<String>,
+}
+
+/// `metastable adapter`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+#[command(after_help = "Example:\n  metastable adapter info my-adapter")]
+pub(crate) struct AdapterArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) action: AdapterAction,
+}
+
+/// What to do with an adapter.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdapterAction {
+    /// Spectra, ranks and conditioning of every module
+    Info(AdapterInput),
+    /// Lists everything wrong with the files; exit code 3 if the adapter must not be used as it is
+    Check(AdapterInput),
+    /// How much the updates of two adapters point the same way
+    Compare {
+        /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+        #[arg(value_name = "ADAPTER")]
+        first: PathBuf,
+        /// Another
+        #[arg(value_name = "OTHER")]
+        second: PathBuf,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes balanced factors (BᵀB = A Aᵀ) of the same update; the product is kept to rounding
+    Rebalance {
+        /// The adapter
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// Restores the factors before a rebalancing, from the undo file in IN
+        #[arg(long)]
+        undo: bool,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the base model with the adapter merged in, after comparing logits
+    Merge {
+        /// The base model's folder
+        #[arg(value_name = "MODEL")]
+        model: PathBuf,
+        /// The adapter
+        #[arg(value_name = "ADAPTER")]
+        adapter: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes an adapter of mlx-lm or kohya's tools as a PEFT adapter
+    Convert {
+        /// The adapter
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// A model folder that says what kohya's joined names mean
+        #[arg(long, value_name = "MODEL")]
+        base: Option<PathBuf>,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// An adapter to look at.
+#[derive(Debug, Args)]
+pub(crate) struct AdapterInput {
+    /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+    #[arg(value_name = "ADAPTER")]
+    pub(crate) adapter: PathBuf,
+    /// As --format json
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `metastable logits`.

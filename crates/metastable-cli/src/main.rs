@@ -41,6 +41,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sweep(args) => commands::sweep::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),
         Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
+        Command::Adapter(args) => commands::adapter::run(args, global.format),
         Command::Logits(args) => commands::inspect::logits(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

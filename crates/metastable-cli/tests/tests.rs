@@ -1,6 +1,7 @@
 //! Tests of the program as scripts see it: arguments in; streams, files and exit codes out.
 #![allow(clippy::unwrap_used)]
 
+mod adapter;
 mod bad_config;
 mod bad_files;
 mod bert;

@@ -1,5 +1,6 @@
 //! The commands: each turns its arguments into a request, calls the lab, and shows what comes back.
 
+pub(crate) mod adapter;
 pub(crate) mod field;
 mod gaussian;
 pub(crate) mod inspect;

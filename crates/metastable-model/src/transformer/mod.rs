@@ -9,6 +9,7 @@ pub(crate) mod block;
 pub(crate) mod embedding;
 pub(crate) mod feed_forward;
 pub(crate) mod norm;
+mod parts;
 pub(crate) mod rotation;
 
 use crate::checkpoint::Tensors;

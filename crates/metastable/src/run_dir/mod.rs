@@ -15,6 +15,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub(crate) use atomic::TEMPORARY_PREFIX;
 pub use atomic::{write_file, write_file_with};
 pub use checkpoint::Checkpoint;
 pub use survey::Done;
