@@ -39,6 +39,7 @@ fn run(cli: Cli) -> Result<()> {
     match command {
         Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),
+        Command::Lipschitz(args) => commands::lipschitz::run(args, global.format),
         Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
         Command::Logits(args) => commands::inspect::logits(&args),
         Command::Render(args) => commands::render::run(&args),

@@ -10,6 +10,7 @@ mod folders;
 mod inspect;
 #[cfg(unix)]
 mod interrupted;
+mod lipschitz;
 mod main_job;
 mod threads;
 mod usage;

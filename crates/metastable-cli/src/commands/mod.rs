@@ -2,6 +2,7 @@
 
 pub(crate) mod field;
 pub(crate) mod inspect;
+pub(crate) mod lipschitz;
 pub(crate) mod render;
 pub(crate) mod schema;
 

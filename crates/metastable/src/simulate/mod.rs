@@ -2,7 +2,8 @@
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
 //! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`] and [`seed`] serve the first arrow,
-//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader.
+//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader;
+//! [`field`] and [`lipschitz`] ask one question of a config without moving anything.
 
 pub mod assemble;
 pub mod bound;
@@ -11,6 +12,7 @@ pub mod engine;
 pub mod field;
 pub mod forms;
 pub mod inputs;
+pub mod lipschitz;
 pub mod meant;
 pub mod merges;
 pub mod report;
