@@ -1,0 +1,25 @@
+//! The reverse pass: gradients of adapters, and of nothing else.
+//!
+//! Generic over f32 (training) and f64 (checks against central differences). A batch is ragged: the tokens of all
+//! sequences one after another, without padding. No gradient of a frozen matrix is formed, and below the first adapted
+//! layer nothing is kept and nothing goes back. [`FrozenBlock::backward`] is the vector-Jacobian product of one block
+//! with respect to its input, of use to others, too.
+//!
+//! Reading order: `map` (a matrix meets factors), `attention`, `norm`, `turns`, `block`, `loss`, then [`Pass`].
+
+pub(crate) mod adapters;
+mod attention;
+mod block;
+mod loss;
+pub(crate) mod map;
+mod norm;
+mod pass;
+pub(crate) mod real;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+pub(crate) use adapters::{Adapters, ModuleValues, Place, Places, Slot};
+pub(crate) use block::FrozenBlock;
+pub(crate) use loss::Likelihood;
+pub(crate) use pass::{Goal, HeadKind, HeadValues, Pass, Ragged};
