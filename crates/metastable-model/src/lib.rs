@@ -24,7 +24,7 @@ pub mod text;
 pub mod train;
 mod transformer;
 
-pub use config::Config;
+pub use config::{Config, Family};
 pub use error::{ModelError, ModelErrorKind};
 pub use heads::HeadSpectrum;
 pub use model::{Input, Model, Summary};
