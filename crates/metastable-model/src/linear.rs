@@ -66,6 +66,12 @@ impl Linear {
         Ok(Self { weight, bias, inputs, outputs })
     }
 
+    /// A map of its numbers.
+    #[cfg(test)]
+    pub(crate) fn from_parts(weight: Vec<f32>, bias: Option<Vec<f32>>, outputs: usize, inputs: usize) -> Self {
+        Self { weight, bias, inputs, outputs }
+    }
+
     /// The width of an input token.
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
@@ -74,6 +80,16 @@ impl Linear {
     /// The width of an output token.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// W [outputs, inputs].
+    pub(crate) fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// b [outputs], where there is one.
+    pub(crate) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     /// Row i of W.

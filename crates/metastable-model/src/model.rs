@@ -116,6 +116,16 @@ impl Model {
         &self.config
     }
 
+    /// The weights.
+    pub(crate) fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    #[cfg(test)]
+    pub(crate) fn transformer_mut(&mut self) -> &mut Transformer {
+        &mut self.transformer
+    }
+
     /// The figures for a report.
     pub fn summary(&self) -> Summary {
         Summary {

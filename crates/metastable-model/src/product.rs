@@ -76,8 +76,8 @@ pub(crate) fn multiply<T: Entry>(
     assert_eq!(a.columns, b.rows, "inner sides of a product");
     assert_eq!(c.len(), a.rows * b.columns, "a destination of the product's size");
     // SAFETY: `Entry` is f32 or f64, which `gemm` takes. `Strided` keeps every entry of a and b inside its slice
-    // (checked by its constructor, kept by `transposed`); c is exclusively borrowed and holds exactly rows·columns entries of row stride b.columns. All
-    // strides are below isize::MAX because slices are.
+    // (checked by its constructor, kept by `transposed`); c is exclusively borrowed and holds exactly rows·columns
+    // entries of row stride b.columns. All strides are below isize::MAX because slices are.
     unsafe {
         gemm::gemm(
             a.rows,

@@ -11,7 +11,8 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         Parameter::SegmentEmbedding
         | Parameter::EmbeddingProjection(_)
         | Parameter::FinalNorm(_)
-        | Parameter::Output => vec![],
+        | Parameter::Output
+        | Parameter::Head(..) => vec![],
     };
     rows(with_and_without("distilbert", names))
 }

@@ -9,7 +9,10 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         Parameter::FinalNorm(part) => bare(linear("ln_f", part)),
         Parameter::Output => rows(["lm_head.weight".to_owned()]),
         Parameter::Layer(layer, of, part) => in_layer(&format!("h.{layer}"), of, part),
-        Parameter::SegmentEmbedding | Parameter::EmbeddingNorm(_) | Parameter::EmbeddingProjection(_) => vec![],
+        Parameter::SegmentEmbedding
+        | Parameter::EmbeddingNorm(_)
+        | Parameter::EmbeddingProjection(_)
+        | Parameter::Head(..) => vec![],
     }
 }
 

@@ -8,7 +8,9 @@ pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod embedding;
 pub(crate) mod feed_forward;
+pub(crate) mod heads;
 pub(crate) mod norm;
+pub(crate) mod reverse;
 pub(crate) mod rotation;
 
 use crate::checkpoint::Tensors;
@@ -20,6 +22,7 @@ pub(crate) use attention::Attention;
 use attention::{Scene, lookback};
 use block::Block;
 use embedding::Embedding;
+use heads::Heads;
 use norm::Norm;
 use rotation::Rotation;
 
@@ -33,6 +36,8 @@ pub(crate) struct Transformer {
     /// After the last block, in families that normalise before their blocks.
     pub(crate) final_norm: Option<Norm>,
     output: Output,
+    /// What tasks put on encoders.
+    pub(crate) heads: Heads,
 }
 
 /// Where scores of tokens come from.
@@ -77,7 +82,8 @@ impl Transformer {
             }
             _ => Output::None,
         };
-        Ok(Self { config: config.clone(), embedding, blocks, final_norm, output })
+        let heads = Heads::load(tensors, config)?;
+        Ok(Self { config: config.clone(), embedding, blocks, final_norm, output, heads })
     }
 
     /// The hidden states of all levels; trusts ids and mask.
@@ -112,10 +118,15 @@ impl Transformer {
 
     /// Scores of all tokens of the vocabulary at hidden states `x` [n, hidden]: [n, vocab]; none without an output map.
     pub(crate) fn logits(&self, x: &[f32]) -> Option<Vec<f32>> {
+        self.output_map().map(|map| map.map(x))
+    }
+
+    /// The map from hidden states to scores of tokens, where there is one.
+    pub(crate) fn output_map(&self) -> Option<&Linear> {
         match &self.output {
             Output::None => None,
-            Output::Tied => Some(self.embedding.token.map(x)),
-            Output::Own(map) => Some(map.map(x)),
+            Output::Tied => Some(&self.embedding.token),
+            Output::Own(map) => Some(map),
         }
     }
 

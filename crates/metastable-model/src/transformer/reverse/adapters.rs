@@ -75,12 +75,7 @@ pub(crate) struct ModuleValues<T> {
 impl<T: Real> ModuleValues<T> {
     pub(crate) fn zeros_like(&self) -> Self {
         let zeros = |values: &[T]| vec![T::default(); values.len()];
-        Self {
-            a: zeros(&self.a),
-            b: zeros(&self.b),
-            row_factors: self.row_factors.as_deref().map(zeros),
-            ..*self
-        }
+        Self { a: zeros(&self.a), b: zeros(&self.b), row_factors: self.row_factors.as_deref().map(zeros), ..*self }
     }
 }
 

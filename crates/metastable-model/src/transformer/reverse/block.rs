@@ -91,11 +91,6 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         self.maps[slot as usize].as_ref().expect("only the gate may be absent, and it is asked for where it is not")
     }
 
-    /// The same, to change a weight before training starts.
-    pub(crate) fn map_mut(&mut self, slot: Slot) -> Option<&mut Map<'a, T>> {
-        self.maps[slot as usize].as_mut()
-    }
-
     fn shape(&self, scene: &Scene<'_, T>) -> Shape {
         let [heads, kv_heads, head_dim] = self.heads;
         Shape { heads, kv_heads, head_dim, lookback: scene.lookback }
@@ -276,13 +271,7 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         (x, raw)
     }
 
-    fn turned_backward(
-        &self,
-        d: &mut [T],
-        norm: Option<&FrozenNorm<'_, T>>,
-        raw: Option<&[T]>,
-        scene: &Scene<'_, T>,
-    ) {
+    fn turned_backward(&self, d: &mut [T], norm: Option<&FrozenNorm<'_, T>>, raw: Option<&[T]>, scene: &Scene<'_, T>) {
         if let Some(turns) = scene.turns {
             turns.backward(d);
         }

@@ -12,6 +12,7 @@ mod attention;
 mod block;
 mod loss;
 pub(crate) mod map;
+mod masked;
 mod norm;
 mod pass;
 pub(crate) mod real;
@@ -19,7 +20,8 @@ pub(crate) mod real;
 mod tests;
 mod turns;
 
-pub(crate) use adapters::{Adapters, ModuleValues, Place, Places, Slot};
-pub(crate) use block::FrozenBlock;
+pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
+#[cfg(doc)]
+use block::FrozenBlock;
 pub(crate) use loss::Likelihood;
-pub(crate) use pass::{Goal, HeadKind, HeadValues, Pass, Ragged};
+pub(crate) use pass::{Goal, HeadKind, HeadValues, Keeps, Pass, Ragged, Sums};

@@ -51,13 +51,14 @@ impl Real for f32 {
         let y = (self * std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
         let n = (y - 0.5 + ROUND) - ROUND;
         let r = y - n;
-        let p = ((((0.001_877_576_8 * r + 0.008_989_34) * r + 0.055_826_318) * r + 0.240_153_62) * r + 0.693_153_07) * r
+        let p = ((((0.001_877_576_8 * r + 0.008_989_34) * r + 0.055_826_318) * r + 0.240_153_62) * r + 0.693_153_07)
+            * r
             + 0.999_999_9;
         // Exactly 0 below 2^-100: products with denormal numbers would be fifty times slower.
         if y > -100.0 { p * f32::from_bits(((n as i32 + 127) as u32) << 23) } else { 0.0 }
     }
 
-    /// Absolute error below 2e-7.
+    /// Absolute error below 3e-7: 1e-7 of the formula, 2e-7 of the roundings of its alternating sum.
     ///
     /// # References
     /// M. Abramowitz and I. Stegun, 1964, 7.1.26.
@@ -146,7 +147,7 @@ mod tests {
             assert!((found / exact - 1.0).abs() < tolerance, "exp({x}) = {found}");
             let found = f64::from((x as f32 * 0.1).normal_distribution());
             let exact = f64::from(x as f32 * 0.1).normal_distribution();
-            assert!((found - exact).abs() < 2e-7, "Φ({x}/10) = {found}, {exact}");
+            assert!((found - exact).abs() < 3e-7, "Φ({x}/10) = {found}, {exact}");
         }
         assert!((Real::exp(0.0_f32) - 1.0).abs() < 2e-7);
         assert_eq!([-70.0_f32, -1e30, f32::NEG_INFINITY].map(Real::exp), [0.0; 3]);
