@@ -20,12 +20,15 @@ pub mod model;
 mod names;
 pub mod probe;
 mod product;
+pub mod smoothness;
 pub mod text;
+pub mod train;
 mod transformer;
 
-pub use config::Config;
+pub use config::{Config, Family};
 pub use error::{ModelError, ModelErrorKind};
 pub use heads::HeadSpectrum;
 pub use model::{Input, Model, Summary};
 pub use probe::Hidden;
+pub use smoothness::{LayerConstant, LayerJacobian, LayerPart, Precision};
 pub use text::{Encoded, Text};
