@@ -77,7 +77,7 @@ const EXHAUSTED: f64 = 1e-14;
 /// assert!((top.value - 45.0_f64.sqrt()).abs() < 1e-14 && top.converged);
 /// ```
 pub fn top_singular_triplet(map: &dyn LinearMap, options: &LanczosOptions) -> Result<SingularTriplet, DynamicsError> {
-    if !(options.tolerance >= 0.0) {
+    if options.tolerance.is_nan() || options.tolerance < 0.0 {
         return Err(DynamicsError::domain("tolerance", "a number >= 0", options.tolerance));
     }
     if options.max_steps == 0 {
