@@ -174,7 +174,7 @@ pub(crate) struct LipschitzArgs {
     after_help = "Example:\n  metastable inspect models/all-MiniLM-L6-v2 --prompt \"The cat sits outside\" -o runs/cat"
 )]
 pub(crate) struct InspectArgs {
-    /// A folder with config.json, model.safetensors and tokenizer.json
+    /// A folder with config.json, safetensors and tokenizer.json, a .gguf file, or a Hub name in the local cache
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// The text to follow.
@@ -212,7 +212,7 @@ pub(crate) struct InspectInput {
     after_help = "Example:\n  metastable logits models/all-MiniLM-L6-v2 --ids 101,1996,4937,102 -o last.safetensors"
 )]
 pub(crate) struct LogitsArgs {
-    /// A folder with config.json and model.safetensors
+    /// A folder with config.json and safetensors, a .gguf file, or a Hub name in the local cache
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Token ids

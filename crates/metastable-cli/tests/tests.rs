@@ -5,6 +5,7 @@ mod bad_config;
 mod bad_files;
 mod bert;
 mod edges;
+mod families;
 mod field;
 mod folders;
 mod inspect;

@@ -36,7 +36,7 @@ pub enum ModelError {
         found: String,
     },
     /// The folder holds weights only in a format we do not read.
-    #[error("{}: expected model.safetensors, found only {found}", path.display())]
+    #[error("{}: expected model.safetensors or model.safetensors.index.json, found only {found}", path.display())]
     WeightFormat {
         /// The folder.
         path: PathBuf,
@@ -154,11 +154,11 @@ impl ModelError {
         match self {
             Self::WeightFormat { .. } => Some(
                 "pickle files can run code when opened and are never read; save the model once with \
-                 `save_pretrained(folder, safe_serialization=True)` into a single file",
+                 `save_pretrained(folder, safe_serialization=True)`",
             ),
-            Self::Missing { .. } => {
-                Some("a Hugging Face folder holds config.json, model.safetensors and tokenizer.json")
-            }
+            Self::Missing { .. } => Some(
+                "a Hugging Face folder holds config.json, model.safetensors (or its index and shards) and tokenizer.json",
+            ),
             Self::Malformed { .. } => Some("the download may be incomplete: compare its size and hash with the source"),
             Self::TokenizerMismatch { .. } => Some("take tokenizer.json from the folder the weights came from"),
             _ => None,

@@ -5,6 +5,7 @@
 
 use metastable_dynamics::{Head, Matrix};
 use nalgebra::DMatrix;
+use rayon::prelude::*;
 
 use crate::error::ModelError;
 use crate::linear::Linear;
@@ -42,6 +43,14 @@ pub struct HeadSpectrum {
 const TOP_EIGENVALUES: usize = 8;
 
 impl HeadSpectrum {
+    /// The spectra of several heads, in their order. Parallel over heads.
+    ///
+    /// # Errors
+    /// As [`HeadSpectrum::of`], of the first head that fails.
+    pub fn of_all(heads: &[Head]) -> Result<Vec<Self>, ModelError> {
+        heads.par_iter().map(Self::of).collect::<Vec<_>>().into_iter().collect()
+    }
+
     /// The spectra of a head. O(d·k²) for d × k factors.
     ///
     /// # Errors

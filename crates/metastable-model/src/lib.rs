@@ -14,8 +14,10 @@
 mod checkpoint;
 pub mod config;
 pub mod error;
+mod gguf;
 pub mod heads;
 mod linear;
+mod mapped;
 pub mod model;
 mod names;
 pub mod probe;
@@ -24,11 +26,13 @@ pub mod smoothness;
 pub mod text;
 pub mod train;
 mod transformer;
+pub mod weights;
 
 pub use config::{Config, Family};
 pub use error::{ModelError, ModelErrorKind};
 pub use heads::HeadSpectrum;
-pub use model::{Input, Model, Summary};
+pub use model::{Input, Model};
 pub use probe::Hidden;
 pub use smoothness::{LayerConstant, LayerJacobian, LayerPart, Precision};
 pub use text::{Encoded, Text};
+pub use weights::{Summary, Weights};

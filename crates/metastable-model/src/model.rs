@@ -1,18 +1,19 @@
 //! An opened model: what the lab asks for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use metastable_dynamics::{Head, Matrix};
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::heads::{HeadSpectrum, heads};
 use crate::probe::Hidden;
 use crate::text::{Encoded, Text};
 use crate::transformer::Transformer;
+use crate::weights::{Source, Summary, Weights};
 
 /// One checkpoint, ready for forward passes. Holds its weights in f32; the files are closed again.
+/// [`Weights`] holds none and reads single layers.
 ///
 /// # Example
 /// ```no_run
@@ -29,30 +30,9 @@ use crate::transformer::Transformer;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Model {
-    folder: PathBuf,
-    config: Config,
+    source: Source,
     transformer: Transformer,
-    parameters: usize,
-}
-
-/// The figures that name a model in a report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// `model_type` of config.json.
-    pub family: &'static str,
-    /// Blocks.
-    pub layers: usize,
-    /// Width of a token.
-    pub hidden: usize,
-    /// Query heads a layer.
-    pub heads: usize,
-    /// Key and value heads a layer; fewer than `heads` where queries share them.
-    pub kv_heads: usize,
-    /// Token embeddings.
-    pub vocab: usize,
-    /// Floating-point numbers in the weights file, poolers and task heads included.
-    pub parameters: usize,
+    summary: Summary,
 }
 
 /// The ids of one text, and which of them are text rather than padding.
@@ -99,21 +79,27 @@ impl From<&Encoded> for Input {
 }
 
 impl Model {
-    /// Opens a Hugging Face folder: config.json and model.safetensors. O(size of the weights).
+    /// Opens a Hugging Face folder (config.json and safetensors, in one file or in shards) or a GGUF file. O(weights).
     ///
     /// # Errors
     /// [`ModelError`] of kind `Input` naming the file, what was expected and what was found; nothing is half-opened.
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let tensors = checkpoint.tensors()?;
-        let config = checkpoint.config().clone();
-        let transformer = Transformer::load(&tensors, &config)?;
-        Ok(Self { folder: folder.into(), parameters: tensors.parameters(), config, transformer })
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::load(&Weights::open(path)?)
+    }
+
+    /// Takes all weights of an opened checkpoint into memory, in f32. O(weights).
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] naming the first tensor that is missing or does not fit.
+    pub fn load(weights: &Weights) -> Result<Self, ModelError> {
+        let checkpoint = weights.checkpoint();
+        let transformer = Transformer::load(&checkpoint.tensors(), checkpoint.config())?;
+        Ok(Self { source: weights.source(), summary: weights.summary(), transformer })
     }
 
     /// The validated config.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.transformer.config
     }
 
     /// The weights.
@@ -128,23 +114,15 @@ impl Model {
 
     /// The figures for a report.
     pub fn summary(&self) -> Summary {
-        Summary {
-            family: self.config.family.name(),
-            layers: self.config.layers,
-            hidden: self.config.hidden,
-            heads: self.config.heads,
-            kv_heads: self.config.kv_heads,
-            vocab: self.config.vocab,
-            parameters: self.parameters,
-        }
+        self.summary.clone()
     }
 
-    /// Reads the folder's tokenizer.json.
+    /// Reads the tokenizer.json of the folder, or the tokenizer inside the GGUF file.
     ///
     /// # Errors
-    /// As [`Text::open`].
+    /// As [`Text::open`] and [`Text::open_gguf`].
     pub fn text(&self) -> Result<Text, ModelError> {
-        Text::open(&self.folder.join("tokenizer.json"), self.config.vocab)
+        self.source.text(self.config().vocab)
     }
 
     /// Runs the model on one text and keeps the hidden states of all levels.
@@ -156,7 +134,7 @@ impl Model {
     /// [`ModelError::Input`] if an id is outside the vocabulary or the text longer than the model's positions;
     /// [`ModelError::NotFinite`] if the weights overflow.
     pub fn forward(&self, input: &Input) -> Result<Hidden, ModelError> {
-        let (n, positions, vocab) = (input.ids.len(), self.config.positions, self.config.vocab);
+        let (n, positions, vocab) = (input.ids.len(), self.config().positions, self.config().vocab);
         if n > positions {
             return Err(ModelError::input("text", format!("at most {positions} tokens"), n));
         }
@@ -164,7 +142,7 @@ impl Model {
             return Err(ModelError::input("ids", format!("numbers below the model's vocab_size = {vocab}"), id));
         }
         let levels = self.transformer.forward(&input.ids, &input.keep);
-        Hidden::new(self.config.hidden, input.keep.clone(), levels)
+        Hidden::new(self.config().hidden, input.keep.clone(), levels)
     }
 
     /// The scores of all tokens of the vocabulary as the next one, [n, vocab] row-major: W·(last level, after the final
@@ -174,7 +152,7 @@ impl Model {
     /// [`ModelError::NoOutput`] for encoders, and for decoders saved without their head.
     pub fn logits(&self, hidden: &Hidden) -> Result<Vec<f32>, ModelError> {
         self.require_states(hidden)?;
-        let refusal = || ModelError::NoOutput { family: self.config.family.name() };
+        let refusal = || ModelError::NoOutput { family: self.config().family.name() };
         self.transformer.logits(hidden.last()).ok_or_else(refusal)
     }
 
@@ -186,14 +164,26 @@ impl Model {
     /// # Errors
     /// [`ModelError::Input`] if there is no such layer or head, or the states are not of this model.
     pub fn attention_weights(&self, hidden: &Hidden, layer: usize, head: usize) -> Result<Matrix, ModelError> {
-        self.require_layer(layer)?;
-        if head >= self.config.heads {
-            return Err(ModelError::input("head", format!("a number below {}", self.config.heads), head));
+        self.config().require_layer(layer)?;
+        if head >= self.config().heads {
+            return Err(ModelError::input("head", format!("a number below {}", self.config().heads), head));
         }
         self.require_states(hidden)?;
         let weights = self.transformer.attention_weights(hidden.level(layer), hidden.keep(), layer, head);
         let weights = weights.iter().map(|weight| f64::from(*weight)).collect();
         Ok(Matrix::new("attention weights", hidden.count(), hidden.count(), weights)?)
+    }
+
+    /// The mean over all heads of [`Model::attention_weights`], [n, n]. O(n·d² + n²·d), parallel over heads' rows.
+    ///
+    /// # Errors
+    /// As [`Model::attention_weights`].
+    pub fn mean_attention_weights(&self, hidden: &Hidden, layer: usize) -> Result<Matrix, ModelError> {
+        self.config().require_layer(layer)?;
+        self.require_states(hidden)?;
+        let n = hidden.count();
+        let mean = self.transformer.mean_attention_weights(hidden.level(layer), hidden.keep(), layer);
+        Ok(Matrix::new("attention weights", n, n, mean)?)
     }
 
     /// The heads of block `layer` (from 0) in f64, biases left out: query (scaled by 1/sqrt(head_dim)), key and value
@@ -202,7 +192,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Input`] if there is no such layer.
     pub fn head_matrices(&self, layer: usize) -> Result<Vec<Head>, ModelError> {
-        self.require_layer(layer)?;
+        self.config().require_layer(layer)?;
         heads(&self.transformer.block(layer).attention)
     }
 
@@ -211,22 +201,15 @@ impl Model {
     /// # Errors
     /// As [`Model::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
-        self.head_matrices(layer)?.iter().map(HeadSpectrum::of).collect()
+        HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
     pub(crate) fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {
-        if (hidden.dim(), hidden.levels()) != (self.config.hidden, self.config.layers + 1) {
+        if (hidden.dim(), hidden.levels()) != (self.config().hidden, self.config().layers + 1) {
             let shape = |levels, dim| format!("{levels} levels of width {dim}");
-            let expected = shape(self.config.layers + 1, self.config.hidden);
+            let expected = shape(self.config().layers + 1, self.config().hidden);
             return Err(ModelError::input("hidden states", expected, shape(hidden.levels(), hidden.dim())));
         }
         Ok(())
-    }
-
-    fn require_layer(&self, layer: usize) -> Result<(), ModelError> {
-        if layer < self.config.layers {
-            return Ok(());
-        }
-        Err(ModelError::input("layer", format!("a number below {}", self.config.layers), layer))
     }
 }

@@ -171,6 +171,18 @@ pub enum LabError {
     /// A checkpoint, tokenizer or text that is refused.
     #[error(transparent)]
     Model(Box<ModelError>),
+    /// A model that is neither a path nor in the Hub's cache.
+    #[error(
+        "{}: not found, expected a model folder, a GGUF file or a Hub model in the local cache; looked for {}",
+        model.display(),
+        list_paths(looked)
+    )]
+    UnknownModel {
+        /// The model as given.
+        model: PathBuf,
+        /// Every place that was looked at.
+        looked: Vec<PathBuf>,
+    },
     /// An output path that is a file.
     #[error("{}: expected a folder, found a file", folder.display())]
     NotAFolder {
@@ -301,6 +313,7 @@ impl LabError {
                 _ => ErrorKind::Config,
             },
             Self::Read { .. }
+            | Self::UnknownModel { .. }
             | Self::Content { .. }
             | Self::MissingTensor { .. }
             | Self::InFile { .. }
@@ -320,6 +333,9 @@ impl LabError {
             Self::UnknownName { found, expected, .. } => {
                 nearest(found, expected).map(|name| format!("did you mean `{name}`?"))
             }
+            Self::UnknownModel { looked, .. } if looked.len() > 1 => {
+                Some("nothing is downloaded here: fetch the model once with its tools, as `hf download NAME`".into())
+            }
             Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("paths in a configuration are relative to the configuration".into())
@@ -338,6 +354,10 @@ impl LabError {
             _ => None,
         }
     }
+}
+
+fn list_paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl From<ModelError> for LabError {

@@ -35,6 +35,7 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
     match format {
         OutputFormat::Json => out.json(&serde_json::json!({
             "title": report.header.title, "model": report.model, "layers": report.layers,
+            "before_final_norm": report.before_final_norm,
             "summary": report.header.summary, "warnings": report.header.warnings,
         }))?,
         OutputFormat::Csv => out.text(&table.to_csv())?,
@@ -51,7 +52,7 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
     Ok(())
 }
 
-/// Writes last hidden states.
+/// Writes logits or last hidden states.
 pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
     inspect::logits(&args.model, &args.ids, &args.output)?;
     Out::new().line(&args.output.display().to_string())

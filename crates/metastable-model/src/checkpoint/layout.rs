@@ -20,6 +20,7 @@ impl Storage {
             (Self::JoinedColumns { index, count }, [outputs, inputs]) => {
                 columns(&values, index * outputs, *outputs, (*inputs, count * outputs))
             }
+            (Self::PairedRows { heads }, [rows, ..]) => unpaired(&values, heads, *rows),
             (Self::JoinedColumns { index, .. }, [length]) => values[index * length..(index + 1) * length].to_vec(),
             _ => values,
         }
@@ -33,6 +34,17 @@ fn columns(values: &[f32], first: usize, count: usize, (rows, width): (usize, us
         transposed.extend(values.iter().skip(column).step_by(width).take(rows));
     }
     transposed
+}
+
+/// From rows 2p, 2p + 1 of every head, which ggml rotates as pairs, to rows p and p + head_dim/2.
+fn unpaired(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
+    let (width, half) = (values.len() / rows, rows / heads / 2);
+    let row = |i: usize| {
+        let (head, within) = (i / (2 * half), i % (2 * half));
+        let stored = head * 2 * half + 2 * (within % half) + within / half;
+        &values[stored * width..(stored + 1) * width]
+    };
+    (0..rows).flat_map(|i| row(i).iter().copied()).collect()
 }
 
 #[cfg(test)]
@@ -50,5 +62,20 @@ mod tests {
         assert_eq!(storage(1).canonical(vec![1.0, 2.0, 3.0, 4.0], &[2]), [3.0, 4.0]);
         assert_eq!(Storage::Columns.stored(&[4, 2]), [2, 4]);
         assert_eq!(Storage::Columns.canonical(joined, &[4, 2]), [1.0, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0]);
+    }
+
+    #[test]
+    fn rows_that_ggml_paired_come_apart() {
+        // Two heads of four rows; the stored order is (head, pair, side).
+        let stored: Vec<f32> =
+            [0, 2, 1, 3, 4, 6, 5, 7].into_iter().flat_map(|row| [row as f32, -(row as f32)]).collect();
+        let canonical: Vec<f32> = (0..8).flat_map(|row| [row as f32, -(row as f32)]).collect();
+        let storage = Storage::PairedRows { heads: 2 };
+        assert_eq!(storage.stored(&[8, 2]), [8, 2]);
+        assert_eq!(storage.canonical(stored, &[8, 2]), canonical);
+        assert_eq!(
+            storage.canonical(vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0], &[8]),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+        );
     }
 }

@@ -1,54 +1,61 @@
-//! The door of a Hugging Face folder: config.json and one model.safetensors, validated before anything is used.
+//! The door of a checkpoint: a Hugging Face folder or a GGUF file, validated before anything is used.
 //!
-//! Nothing is ever unpickled. A file's header is trusted only after the `safetensors` crate has checked its size, its
-//! JSON, and that the tensors' byte ranges tile the file without gap or overlap; then each tensor that the model needs
-//! is checked for shape, type and finite entries, and converted to f32.
+//! Nothing is ever unpickled. A file's header is trusted only after its size, its structure and the byte ranges of its
+//! tensors have been checked; then each tensor that is asked for is checked for shape, type and finite entries, and
+//! converted to f32. Files are mapped, so opening a checkpoint does not cost its size, and one can be read tensor by
+//! tensor.
 
-mod encoding;
+mod directory;
+mod folder;
 mod layout;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
+use rayon::prelude::*;
 
-use crate::config::Config;
+use crate::config::{Config, gguf_config};
 use crate::error::ModelError;
-use crate::names::{Parameter, Spelling, spellings};
-use encoding::to_f32;
+use crate::gguf::{Gguf, MAGIC};
+use crate::mapped::map;
+use crate::names::{Naming, Parameter, Spelling};
+use directory::{Directory, Entry};
 
-/// An opened folder: the config, and the weights file mapped into memory.
-///
-/// Meant to live only while a model is built; every tensor is copied out as f32.
+/// An opened checkpoint.
 pub(crate) struct Checkpoint {
     config: Config,
     path: PathBuf,
-    bytes: Mmap,
+    naming: Naming,
+    directory: Directory,
 }
 
 impl Checkpoint {
-    /// Opens a folder, reads its config and maps its weights.
+    /// Opens a folder or a GGUF file, reads its config and maps its weights. O(headers).
     ///
     /// # Errors
-    /// As [`Config::read`]; [`ModelError::Missing`] or [`ModelError::WeightFormat`] if there is no single
-    /// safetensors file; [`ModelError::Unreadable`].
-    pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let metadata = fs::metadata(folder).map_err(|error| ModelError::reading(folder, "a model folder", error))?;
+    /// As [`Config::read`]; [`ModelError::Missing`] or [`ModelError::WeightFormat`] if there are no safetensors files;
+    /// [`ModelError::Unreadable`]; [`ModelError::Malformed`].
+    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
+        let metadata = fs::metadata(path).map_err(|error| ModelError::reading(path, MODEL, error))?;
         if !metadata.is_dir() {
-            let found = "a file".into();
-            return Err(ModelError::Malformed { path: folder.into(), expected: "a model folder", found });
+            return Self::open_gguf(path);
         }
-        let config = Config::read(&folder.join("config.json"))?;
-        let path = folder.join(WEIGHTS);
-        if !path.exists()
-            && let Some(other) = OTHER_WEIGHTS.iter().find(|name| folder.join(name).exists())
-        {
-            return Err(ModelError::WeightFormat { path: folder.into(), found: (*other).into() });
+        let config = Config::read(&path.join("config.json"))?;
+        Ok(Self { config, path: path.into(), naming: Naming::HuggingFace, directory: folder::weights(path)? })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        let bytes = map(path, MODEL)?;
+        let malformed = |expected, found| ModelError::Malformed { path: path.into(), expected, found };
+        if !bytes.starts_with(MAGIC) {
+            return Err(malformed(MODEL, "a file without GGUF's magic number".into()));
         }
-        let bytes = map(&path)?;
-        Ok(Self { config, path, bytes })
+        let gguf = Gguf::parse(&bytes).map_err(|found| malformed("a GGUF file", found))?;
+        let config = gguf_config(path, &gguf)?;
+        let mut directory = Directory::empty();
+        directory.add_gguf(&gguf);
+        directory.add_file(path, bytes);
+        Ok(Self { config, path: path.into(), naming: Naming::Gguf, directory })
     }
 
     /// The validated config.
@@ -56,108 +63,91 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Parses and validates the header. O(header).
-    ///
-    /// # Errors
-    /// [`ModelError::Malformed`] with the reason.
-    pub(crate) fn tensors(&self) -> Result<Tensors<'_>, ModelError> {
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| ModelError::Malformed {
-            path: self.path.clone(),
-            expected: "a safetensors file",
-            found: describe(&error, self.bytes.len()),
-        })?;
-        Ok(Tensors { file, config: &self.config, path: &self.path })
+    /// The folder or file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a single GGUF file.
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.naming == Naming::Gguf
+    }
+
+    /// The files that hold weights.
+    pub(crate) fn weight_files(&self) -> impl Iterator<Item = &Path> {
+        self.directory.paths()
+    }
+
+    /// The tensors, by canonical names.
+    pub(crate) fn tensors(&self) -> Tensors<'_> {
+        Tensors { checkpoint: self }
     }
 }
 
-/// The single weights file we read.
-const WEIGHTS: &str = "model.safetensors";
-
-/// What else a folder may hold its weights in; named in the refusal.
-const OTHER_WEIGHTS: [&str; 5] = [
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.h5",
-    "flax_model.msgpack",
-];
-
-#[allow(unsafe_code)]
-fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let reading = |error| ModelError::reading(path, "the weights of the model folder", error);
-    let file = File::open(path).map_err(reading)?;
-    if !file.metadata().map_err(reading)?.is_file() {
-        let found = "something that is no regular file".into();
-        return Err(ModelError::Malformed { path: path.into(), expected: "a safetensors file", found });
-    }
-    // SAFETY: the map is read-only and private to `Checkpoint`, which copies every tensor out and is dropped when the
-    // model is built. The contract left to the user is the usual one of mapped files: nobody truncates or rewrites
-    // model.safetensors during that fraction of a second.
-    unsafe { Mmap::map(&file) }.map_err(reading)
-}
-
-/// The library's reason with the number it lacks.
-fn describe(error: &SafeTensorError, length: usize) -> String {
-    match error {
-        SafeTensorError::HeaderTooSmall
-        | SafeTensorError::HeaderTooLarge
-        | SafeTensorError::InvalidHeaderLength
-        | SafeTensorError::MetadataIncompleteBuffer => format!("{error} (the file has {length} bytes)"),
-        _ => error.to_string(),
-    }
-}
+/// What a path should lead to.
+const MODEL: &str = "a model folder or a GGUF file";
 
 /// The tensors of an opened checkpoint, asked for by canonical name and expected shape.
 pub(crate) struct Tensors<'a> {
-    file: SafeTensors<'a>,
-    config: &'a Config,
-    path: &'a Path,
+    checkpoint: &'a Checkpoint,
 }
 
 impl Tensors<'_> {
-    /// One tensor as f32, row-major.
+    /// One tensor as f32, row-major. O(tensor).
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] if it is absent, has another shape, is of a type other than F32, F16 or BF16, or holds
-    /// a NaN or an infinity.
+    /// [`ModelError::Tensor`] if it is absent, has another shape or a type that weights do not have, or holds a NaN or
+    /// an infinity.
     pub(crate) fn take(&self, parameter: Parameter, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let refuse = |tensor: &str, expected: String, found: String| ModelError::Tensor {
-            path: self.path.into(),
-            tensor: tensor.into(),
+        let directory = &self.checkpoint.directory;
+        let Some((Spelling { name, storage }, entry)) = self.find(parameter) else {
+            return Err(self.absent(parameter, shape));
+        };
+        let refuse = |expected: String, found: String| ModelError::Tensor {
+            path: directory.path(entry).into(),
+            tensor: name.clone(),
             expected,
             found,
         };
-        let Some((Spelling { name, storage }, view)) = self.find(parameter) else {
-            let usual = spellings(self.config.family, parameter).into_iter().next();
-            let (name, stored) = usual.map(|s| (s.name, s.storage.stored(shape))).unwrap_or_default();
-            return Err(refuse(&name, format!("shape {stored:?}"), "no such tensor".into()));
-        };
         let stored = storage.stored(shape);
-        if view.shape() != stored {
-            return Err(refuse(&name, format!("shape {stored:?}"), format!("{:?}", view.shape())));
+        if entry.shape != stored {
+            return Err(refuse(format!("shape {stored:?}"), format!("{:?}", entry.shape)));
         }
-        let values = to_f32(&view).ok_or_else(|| refuse(&name, "F32, F16 or BF16".into(), view.dtype().to_string()))?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(refuse(&name, "finite numbers".into(), format!("{} at entry {index}", values[index]))),
+        let kind = entry.kind.ok_or_else(|| refuse("F32, F16 or BF16".into(), entry.kind_name.clone()))?;
+        let values = kind.decode(directory.bytes(entry));
+        match values.par_iter().position_first(|value| !value.is_finite()) {
+            Some(index) => Err(refuse("finite numbers".into(), format!("{} at entry {index}", values[index]))),
             None => Ok(storage.canonical(values, shape)),
         }
     }
 
-    /// Whether the file has the parameter under one of its names.
+    /// Whether the checkpoint has the parameter under one of its names.
     pub(crate) fn has(&self, parameter: Parameter) -> bool {
         self.find(parameter).is_some()
     }
 
-    fn find(&self, parameter: Parameter) -> Option<(Spelling, TensorView<'_>)> {
-        let names = spellings(self.config.family, parameter).into_iter();
-        names.filter_map(|spelling| self.file.tensor(&spelling.name).ok().map(|view| (spelling, view))).next()
+    /// How many numbers the weights files hold, heads and poolers that the forward does not use included.
+    pub(crate) fn parameters(&self) -> usize {
+        self.checkpoint.directory.iter().map(|(_, entry)| entry.numbers()).sum()
     }
 
-    /// How many floating-point numbers the file holds, heads and poolers that the forward does not use included.
-    pub(crate) fn parameters(&self) -> usize {
-        let floating =
-            |view: &TensorView<'_>| matches!(view.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        let views = self.file.iter().map(|(_, view)| view).filter(floating);
-        views.map(|view| view.shape().iter().product::<usize>()).sum()
+    fn find(&self, parameter: Parameter) -> Option<(Spelling, &Entry)> {
+        let spellings = self.checkpoint.naming.spellings(&self.checkpoint.config, parameter).into_iter();
+        let found = |spelling: Spelling| Some((self.checkpoint.directory.get(&spelling.name)?, spelling));
+        spellings.filter_map(found).map(|(entry, spelling)| (spelling, entry)).next()
+    }
+
+    fn absent(&self, parameter: Parameter, shape: &[usize]) -> ModelError {
+        let Checkpoint { config, path, naming, directory } = self.checkpoint;
+        let usual = naming.spellings(config, parameter).into_iter().next();
+        let (tensor, stored) = usual.map(|usual| (usual.name, usual.storage.stored(shape))).unwrap_or_default();
+        let mut files = directory.paths();
+        // With shards there is no one file to blame.
+        let path = match (files.next(), files.next()) {
+            (Some(only), None) => only,
+            _ => path,
+        };
+        let found = "no such tensor".into();
+        ModelError::Tensor { path: path.into(), tensor, expected: format!("shape {stored:?}"), found }
     }
 }

@@ -5,6 +5,7 @@
 
 mod decoder;
 mod encoder;
+mod gguf;
 mod keys;
 mod rotary;
 
@@ -15,6 +16,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::ModelError;
+pub(crate) use gguf::gguf_config;
 pub(crate) use keys::Keys;
 pub use rotary::{Rotary, RotaryScaling};
 
@@ -253,6 +255,17 @@ impl Config {
     /// Which of the distinct blocks is block `layer`.
     pub fn block_of(&self, layer: usize) -> usize {
         layer * self.distinct_layers / self.layers
+    }
+
+    /// That there is a block `layer`.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`].
+    pub(crate) fn require_layer(&self, layer: usize) -> Result<(), ModelError> {
+        if layer < self.layers {
+            return Ok(());
+        }
+        Err(ModelError::input("layer", format!("a number below {}", self.layers), layer))
     }
 
     /// Rows of the position table; 0 without one.

@@ -12,6 +12,7 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         | Parameter::EmbeddingProjection(_)
         | Parameter::FinalNorm(_)
         | Parameter::Output
+        | Parameter::RotaryDivisors
         | Parameter::Head(..) => vec![],
     };
     rows(with_and_without("distilbert", names))

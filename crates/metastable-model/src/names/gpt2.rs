@@ -12,6 +12,7 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         Parameter::SegmentEmbedding
         | Parameter::EmbeddingNorm(_)
         | Parameter::EmbeddingProjection(_)
+        | Parameter::RotaryDivisors
         | Parameter::Head(..) => vec![],
     }
 }

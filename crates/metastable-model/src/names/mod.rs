@@ -3,11 +3,12 @@
 mod albert;
 mod bert;
 mod distilbert;
+mod gguf;
 mod gpt2;
 mod heads;
 mod llama;
 
-use crate::config::Family;
+use crate::config::{Config, Family};
 
 /// A parameter of a transformer, whatever its family calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Parameter {
     Output,
     /// A parameter of a head that a task put on the model.
     Head(HeadParameter, Part),
+    /// Divisors of the frequencies of rotary positions, [head_dim/2], where a file brings its own.
+    RotaryDivisors,
     /// A parameter of the distinct block `.0`.
     Layer(usize, LayerParameter, Part),
 }
@@ -98,6 +101,27 @@ pub(crate) enum Storage {
     Columns,
     /// Columns `index`·outputs onwards of [inputs, count·outputs]: several maps of one input in one tensor.
     JoinedColumns { index: usize, count: usize },
+    /// [outputs, inputs] with the two rows of each rotated pair side by side in every head, as ggml rotates them.
+    PairedRows { heads: usize },
+}
+
+/// Whose names a checkpoint uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// The family's own, in folders.
+    HuggingFace,
+    /// Those of ggml, the same for all families.
+    Gguf,
+}
+
+impl Naming {
+    /// The spellings of a parameter, the most usual first; none if there is no such parameter.
+    pub(crate) fn spellings(self, config: &Config, parameter: Parameter) -> Vec<Spelling> {
+        match self {
+            Self::HuggingFace => spellings(config.family, parameter),
+            Self::Gguf => gguf::spellings(config, parameter),
+        }
+    }
 }
 
 /// The spellings of a parameter in files of a family, the most usual first; none if the family has no such parameter.

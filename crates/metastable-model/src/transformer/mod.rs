@@ -35,6 +35,7 @@ pub(crate) struct Transformer {
     pub(crate) blocks: Vec<Block>,
     /// After the last block, in families that normalise before their blocks.
     pub(crate) final_norm: Option<Norm>,
+    rotary_divisors: Option<Vec<f32>>,
     output: Output,
     /// What tasks put on encoders.
     pub(crate) heads: Heads,
@@ -83,7 +84,11 @@ impl Transformer {
             _ => Output::None,
         };
         let heads = Heads::load(tensors, config)?;
-        Ok(Self { config: config.clone(), embedding, blocks, final_norm, output, heads })
+        let rotary_divisors = match tensors.has(Parameter::RotaryDivisors) {
+            true => Some(tensors.take(Parameter::RotaryDivisors, &[config.head_dim / 2])?),
+            false => None,
+        };
+        Ok(Self { config: config.clone(), embedding, blocks, final_norm, rotary_divisors, output, heads })
     }
 
     /// The hidden states of all levels; trusts ids and mask.
@@ -106,7 +111,9 @@ impl Transformer {
     /// The rotations of a text of n tokens, where the family has them.
     pub(crate) fn rotation(&self, n: usize) -> Option<Rotation> {
         match &self.config.position {
-            Position::Rotary(rotary) => Some(Rotation::new(rotary, self.config.head_dim, n)),
+            Position::Rotary(rotary) => {
+                Some(Rotation::new(rotary, self.rotary_divisors.as_deref(), self.config.head_dim, n))
+            }
             Position::Learned { .. } => None,
         }
     }
@@ -137,5 +144,21 @@ impl Transformer {
         let scene = self.scene(layer, keep, rotation.as_ref());
         let projected = block.attention.project(&block.attention_input(stream), &scene);
         block.attention.head_weights(&projected, &scene, head)
+    }
+
+    /// The mean of the attention weights [n, n] of all heads of a layer, at the stream that enters the layer.
+    pub(crate) fn mean_attention_weights(&self, stream: &[f32], keep: &[bool], layer: usize) -> Vec<f64> {
+        let block = self.block(layer);
+        let rotation = self.rotation(keep.len());
+        let scene = self.scene(layer, keep, rotation.as_ref());
+        let projected = block.attention.project(&block.attention_input(stream), &scene);
+        let mut sum = vec![0.0; keep.len() * keep.len()];
+        for head in 0..block.attention.heads {
+            let weights = block.attention.head_weights(&projected, &scene, head);
+            sum.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += f64::from(weight));
+        }
+        let share = 1.0 / block.attention.heads as f64;
+        sum.iter_mut().for_each(|sum| *sum *= share);
+        sum
     }
 }

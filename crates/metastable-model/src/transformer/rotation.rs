@@ -15,8 +15,12 @@ pub(crate) struct Rotation {
 
 impl Rotation {
     /// The rotations of a text of n tokens. O(n·head_dim).
-    pub(crate) fn new(rotary: &Rotary, head_dim: usize, n: usize) -> Self {
-        let (frequencies, factor) = frequencies(rotary, head_dim, n);
+    /// `divisors` [head_dim/2], where a file brings them, divide the frequencies.
+    pub(crate) fn new(rotary: &Rotary, divisors: Option<&[f32]>, head_dim: usize, n: usize) -> Self {
+        let (mut frequencies, factor) = frequencies(rotary, head_dim, n);
+        if let Some(divisors) = divisors {
+            frequencies.iter_mut().zip(divisors).for_each(|(w, divisor)| *w /= divisor);
+        }
         // Angles are rounded to f32 as in the reference, which the models were trained with: at position 8000 that is
         // up to 2.4e-4 rad, more than anything else here rounds.
         let angles = (0..n).flat_map(|position| frequencies.iter().map(move |w| position as f32 * w));

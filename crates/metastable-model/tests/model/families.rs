@@ -36,7 +36,7 @@ fn random(name: &str) -> TempDir {
 }
 
 /// max |found - expected| / max |expected| over a level.
-fn relative(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let size = expected.iter().fold(0.0_f64, |m, x| m.max(f64::from(x.abs())));
     found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()).fold(0.0, f64::max) / size

@@ -125,17 +125,17 @@ fn folders_without_readable_weights_say_what_is_there() {
 
     let folder = World::new(SMALL).write();
     let weights = folder.path().join("model.safetensors");
-    refused(&weights, "expected a model folder, found a file");
+    refused(&weights, "expected a model folder or a GGUF file, found a file without");
     fs::remove_file(&weights).unwrap();
     assert!(matches!(refused(folder.path(), "model.safetensors: not found"), ModelError::Missing { .. }));
     fs::create_dir(&weights).unwrap();
     refused(folder.path(), "model.safetensors");
     fs::remove_dir(&weights).unwrap();
 
-    for other in ["pytorch_model.bin", "model.safetensors.index.json"] {
+    for other in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
         let path = folder.path().join(other);
         fs::write(&path, "{}").unwrap();
-        let error = refused(folder.path(), &format!("expected model.safetensors, found only {other}"));
+        let error = refused(folder.path(), &format!("model.safetensors.index.json, found only {other}"));
         assert!(error.hint().unwrap().contains("safe_serialization"));
         fs::remove_file(path).unwrap();
     }

@@ -4,9 +4,13 @@
 mod albert_from_minilm;
 mod families;
 mod forward;
+mod gguf;
 mod golden;
 mod heads;
 mod hostile;
+mod hostile_gguf;
 mod minilm;
+mod shards;
+mod smollm2;
 mod text;
 mod world;

@@ -22,12 +22,16 @@ const HIDDEN: f64 = 2e-5;
 /// away from its own run in double precision.
 const PADDING: f64 = 1e-4;
 
-pub(crate) fn folder() -> Option<PathBuf> {
+/// The model cache.
+pub(crate) fn models() -> Option<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let models = variable("METASTABLE_MODELS")
+    variable("METASTABLE_MODELS")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("metastable/models")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/metastable/models")))?;
-    Some(models.join("all-MiniLM-L6-v2")).filter(|folder| folder.join("model.safetensors").is_file())
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/metastable/models")))
+}
+
+pub(crate) fn folder() -> Option<PathBuf> {
+    Some(models()?.join("all-MiniLM-L6-v2")).filter(|folder| folder.join("model.safetensors").is_file())
 }
 
 /// The model, or none after saying why.

@@ -3,19 +3,22 @@
 //! [`report`] says what comes out; here text becomes ids, ids become hidden states, and hidden states are observed like
 //! the saved times of a simulation.
 
+mod family;
 pub mod report;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::attention::{AttentionKernel, Projections, statistics};
-use metastable_dynamics::observe::{CloudShape, single_linkage};
 use metastable_dynamics::{Matrix, TokensRef};
-use metastable_model::{Encoded, Hidden, Input, Model};
+use metastable_model::config::OutputHead;
+use metastable_model::{Config, Encoded, Hidden, Input, Model, Weights};
 
 use crate::arrays::{Tensor, TensorData, safetensors_bytes};
 use crate::display::{CloudBuilder, GAMMA, Projection, Selection};
 use crate::error::LabError;
+use crate::hub::HubCache;
 use crate::observables::{AttentionObservables, Collector};
 use crate::provenance::{Provenance, fingerprint, sha256_hex};
 use crate::publish;
@@ -24,7 +27,9 @@ use crate::report::{AttentionNote, Axis, ClusterSummary, Header, TokensSummary};
 use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
+use family::{attention, family_definitions};
 use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, ModelSummary};
+use tokens::{ContentRows, Ignored};
 
 /// Tokens of which a linked pair has cosine above 1 - r²/2 = 0.755.
 pub const DEFAULT_CLUSTER_RADIUS: f64 = 0.7;
@@ -41,7 +46,7 @@ pub enum TextSource {
 /// What a face asks for.
 #[derive(Debug, Clone)]
 pub struct InspectRequest {
-    /// The checkpoint's folder.
+    /// The checkpoint: a folder, a GGUF file, or the name of a Hub model in the local cache.
     pub model: PathBuf,
     /// The text.
     pub text: TextSource,
@@ -67,13 +72,14 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
     }
     let (text, origin) = read_text(&request.text)?;
     watcher.progress(0.05, "opening the checkpoint");
-    let model = Model::open(&request.model)?;
-    let summary = model.summary();
+    let weights = Weights::open(&HubCache::of_environment().resolve(&request.model)?)?;
+    let summary = weights.summary();
     if let Some(layer) = request.layers.iter().find(|layer| **layer >= summary.layers) {
         return Err(setting("--layers", format!("layers below {}", summary.layers), layer));
     }
-    let limit = request.max_tokens.unwrap_or(usize::MAX).min(model.config().positions);
-    let encoded = model.text()?.encode_at_most(&text, limit)?;
+    let limit = request.max_tokens.unwrap_or(usize::MAX).min(weights.config().positions);
+    let encoded = weights.text()?.encode_at_most(&text, limit)?;
+    let model = Model::load(&weights)?;
     let layers = if request.layers.is_empty() { (0..summary.layers).collect() } else { request.layers.clone() };
     let config = InspectConfig {
         model: request.model.display().to_string(),
@@ -81,10 +87,11 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
         max_tokens: limit,
         dropped_tokens: encoded.dropped,
         layers,
-        definitions: definitions(request.cluster_radius),
+        definitions: definitions(request.cluster_radius, weights.config()),
         cluster_radius: request.cluster_radius,
     };
-    let provenance = provenance(request, &text)?;
+    let provenance = provenance(&weights, &text)?;
+    drop(weights);
     let resolved = crate::document::to_toml(&config)?;
     let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint(&resolved, &provenance))?;
     watcher.progress(0.2, "forward pass");
@@ -100,7 +107,8 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
     Ok(observed.0)
 }
 
-/// Writes the last hidden states `hidden_last` [n, d] of an encoder for given ids.
+/// Writes for given ids the scores of next tokens `logits` [n, vocab] of a decoder, or the last hidden states
+/// `hidden_last` [n, d] of an encoder.
 ///
 /// # Errors
 /// [`LabError`]; nothing is written then.
@@ -108,9 +116,13 @@ pub fn logits(model: &Path, ids: &[u32], output: &Path) -> Result<(), LabError> 
     if output.extension().is_none_or(|ending| ending != "safetensors") {
         return Err(setting("--output", "a file ending in .safetensors", output.display()));
     }
-    let hidden = Model::open(model)?.forward(&Input::new(ids.to_vec())?)?;
-    let last = hidden.level(hidden.levels() - 1);
-    let tensor = Tensor::new("hidden_last", &[hidden.count(), hidden.dim()], TensorData::F32(last));
+    let model = Model::open(&HubCache::of_environment().resolve(model)?)?;
+    let hidden = model.forward(&Input::new(ids.to_vec())?)?;
+    let (name, width, values) = match model.config().output {
+        OutputHead::None => ("hidden_last", hidden.dim(), hidden.last().to_vec()),
+        _ => ("logits", model.config().vocab, model.logits(&hidden)?),
+    };
+    let tensor = Tensor::new(name, &[hidden.count(), width], TensorData::F32(&values));
     write_file(output, &safetensors_bytes(&[tensor], &BTreeMap::new()))
 }
 
@@ -133,17 +145,18 @@ fn read_text(source: &TextSource) -> Result<(String, String), LabError> {
     Ok((text, file.display().to_string()))
 }
 
-fn provenance(request: &InspectRequest, text: &str) -> Result<Provenance, LabError> {
+fn provenance(weights: &Weights, text: &str) -> Result<Provenance, LabError> {
     let mut provenance = Provenance::new(0, "f32");
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        provenance.add_input(name, &request.model.join(name))?;
+    for file in weights.files() {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        provenance.add_input(&name, &file)?;
     }
     provenance.inputs.insert("text".into(), sha256_hex(text.as_bytes()));
     Ok(provenance)
 }
 
-fn definitions(radius: f64) -> Vec<String> {
-    vec![
+fn definitions(radius: f64, config: &Config) -> Vec<String> {
+    let mut definitions = vec![
         "Level 0 is the embedding, level l the output of block l; every token of the text counts, special ones included, \
          unless said otherwise."
             .into(),
@@ -153,7 +166,9 @@ fn definitions(radius: f64) -> Vec<String> {
         ),
         "Energy: (1/(2 n²)) Σ_ij e^<u_i, u_j> of the normalised tokens u (beta = 1, Q = K = I).".into(),
         "Head spectra: Q_hᵀK_h / sqrt(d_head) and W_O W_V per head, biases left out.".into(),
-    ]
+    ];
+    definitions.extend(family_definitions(config));
+    definitions
 }
 
 /// Observables of every level, spectra of every head, and what is drawn.
@@ -172,17 +187,23 @@ fn observe(
     let mut collector = Collector::on_directions(config.cluster_radius);
     let selection = Selection::new(n, projection.dim(), levels);
     let mut builder = CloudBuilder::new(n, projection.dim(), &selection);
+    let ignored = Ignored::new(&encoded.special, model.config().mask);
+    let radius = config.cluster_radius;
     let mut rows = Vec::new();
     for (level, cloud) in clouds.iter().enumerate() {
         watcher.progress(0.2 + 0.6 * level as f64 / levels as f64, &format!("level {level}"));
         let log_energy = direction_energy(cloud.view())?;
         collector.observe(level as f64, cloud.view(), AttentionObservables { log_energy, rank: None })?;
         let positions = projection.apply(d, cloud.as_slice(), &selection);
-        builder.push_weights(&positions, mean_weights(model, hidden, level)?.as_ref());
-        rows.push(without_special(cloud.view(), &encoded.special, config.cluster_radius)?);
+        // No block made the embedding.
+        let weights = level.checked_sub(1).map(|block| model.mean_attention_weights(hidden, block)).transpose()?;
+        builder.push_weights(&positions, weights.as_ref());
+        rows.push(ignored.rows(cloud.view(), radius)?);
     }
     let (series, mut cluster_history, last) = collector.finish();
     cluster_history.labels.iter_mut().for_each(|labels| *labels = selection.of(labels));
+    let before_final_norm =
+        hidden.before_final_norm()?.map(|cloud| ignored.norm_row(cloud.view(), radius)).transpose()?;
     let heads = spectra(model, &config.layers)?;
     let layers = layer_rows(&series, rows);
     let header = Header {
@@ -213,6 +234,7 @@ fn observe(
         series,
         cluster_history,
         layers,
+        before_final_norm,
         heads,
         config,
     };
@@ -229,38 +251,8 @@ fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {
     Ok(statistics::log_energy(&projections))
 }
 
-/// The attention of the block that made this level, averaged over heads; no block made the embedding.
-fn mean_weights(model: &Model, hidden: &Hidden, level: usize) -> Result<Option<Matrix>, LabError> {
-    let Some(block) = level.checked_sub(1) else { return Ok(None) };
-    let heads = model.summary().heads;
-    let mut sum = model.attention_weights(hidden, block, 0)?;
-    for head in 1..heads {
-        sum = sum.add_scaled(1.0, &model.attention_weights(hidden, block, head)?);
-    }
-    Ok(Some(sum.scaled(1.0 / heads as f64)))
-}
-
-fn without_special(tokens: TokensRef<'_>, special: &[bool], radius: f64) -> Result<Option<ContentRow>, LabError> {
-    let values: Vec<f64> =
-        tokens.iter().zip(special).filter(|(_, special)| !**special).flat_map(|(token, _)| token.to_vec()).collect();
-    if values.is_empty() {
-        return Ok(None);
-    }
-    let content = TokensRef::new(tokens.dim(), &values);
-    let shape = CloudShape::of(content)?;
-    let directions = crate::observables::directions(content);
-    Ok(Some(ContentRow {
-        count: content.count(),
-        mean_cosine: shape.mean_cosine,
-        n_clusters: single_linkage(TokensRef::new(tokens.dim(), &directions), radius).count(),
-        effective_rank: shape.effective_rank,
-        anisotropy: shape.anisotropy,
-        radius_mean: shape.mean_radius,
-    }))
-}
-
-fn layer_rows(series: &crate::observables::Series, content: Vec<Option<ContentRow>>) -> Vec<LayerRow> {
-    let row = |(index, without_special): (usize, Option<ContentRow>)| LayerRow {
+fn layer_rows(series: &crate::observables::Series, content: Vec<ContentRows>) -> Vec<LayerRow> {
+    let row = |(index, content): (usize, ContentRows)| LayerRow {
         index,
         mean_cosine: series.mean_cosine[index],
         n_clusters: series.n_clusters[index],
@@ -269,7 +261,8 @@ fn layer_rows(series: &crate::observables::Series, content: Vec<Option<ContentRo
         anisotropy: series.anisotropy[index],
         energy: series.energy[index],
         radius_mean: series.radius_mean[index],
-        without_special,
+        without_special: content.without_special,
+        without_first: content.without_first,
     };
     content.into_iter().enumerate().map(row).collect()
 }
@@ -281,6 +274,7 @@ fn spectra(model: &Model, layers: &[usize]) -> Result<Vec<HeadRow>, LabError> {
             rows.push(HeadRow {
                 layer,
                 head,
+                kv_head: head / (model.config().heads / model.config().kv_heads),
                 qk_rank: spectrum.qk_rank,
                 qk_tolerance: spectrum.qk_tolerance,
                 qk_stable_rank: spectrum.qk_stable_rank,
@@ -303,7 +297,18 @@ fn model_summary(model: &Model, provenance: &Provenance) -> ModelSummary {
         kv_heads: summary.kv_heads,
         vocab: summary.vocab,
         parameters: summary.parameters,
-        sha256: provenance.inputs.get("model.safetensors").cloned().unwrap_or_default(),
+        sha256: weights_hash(provenance),
+        attention: attention(model.config().mask),
+    }
+}
+
+/// The hash of the weights file, or of the list of hashes of its shards.
+fn weights_hash(provenance: &Provenance) -> String {
+    let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".gguf");
+    let hashes = || provenance.inputs.iter().filter(|(name, _)| is_weights(name)).map(|(_, hash)| hash.as_str());
+    match (hashes().next(), hashes().count()) {
+        (Some(only), 1) => only.into(),
+        _ => sha256_hex(hashes().collect::<Vec<_>>().join("\n").as_bytes()),
     }
 }
 
@@ -350,12 +355,16 @@ fn warnings(encoded: &Encoded, limit: usize) -> Vec<String> {
 
 fn hidden_bytes(hidden: &Hidden, encoded: &Encoded) -> Result<Vec<u8>, LabError> {
     let (levels, n, d) = (hidden.levels(), hidden.count(), hidden.dim());
-    let states: Vec<f32> = (0..levels).flat_map(|level| hidden.level(level).iter().copied()).collect();
+    let states: Vec<f32> =
+        (0..levels - 1).flat_map(|level| hidden.level(level)).chain(hidden.last()).copied().collect();
     let ids: Vec<i64> = encoded.ids.iter().map(|id| i64::from(*id)).collect();
-    let tensors = [
+    let mut tensors = vec![
         Tensor::new("hidden", &[levels, n, d], TensorData::F32(&states)),
         Tensor::new("ids", &[n], TensorData::I64(&ids)),
     ];
+    if hidden.normed().is_some() {
+        tensors.push(Tensor::new("hidden_before_norm", &[n, d], TensorData::F32(hidden.level(levels - 1))));
+    }
     Ok(safetensors_bytes(&tensors, &BTreeMap::new()))
 }
 
@@ -367,9 +376,14 @@ fn layers_table(report: &InspectReport) -> Result<Table, LabError> {
     let content = |pick: fn(&ContentRow) -> Option<f64>| {
         Column::Float(report.layers.iter().map(|row| row.without_special.as_ref().and_then(pick)).collect())
     };
+    let without_first = |pick: fn(&ContentRow) -> Option<f64>| {
+        Column::Float(report.layers.iter().map(|row| row.without_first.as_ref().and_then(pick)).collect())
+    };
     table.push("content_mean_cosine", content(|row| row.mean_cosine))?;
     table.push("content_n_clusters", content(|row| Some(row.n_clusters as f64)))?;
     table.push("content_effective_rank", content(|row| row.effective_rank))?;
+    table.push("without_first_mean_cosine", without_first(|row| row.mean_cosine))?;
+    table.push("without_first_n_clusters", without_first(|row| Some(row.n_clusters as f64)))?;
     Ok(table)
 }
 
@@ -381,6 +395,7 @@ fn heads_table(report: &InspectReport) -> Result<Table, LabError> {
     let numbers = |pick: fn(&HeadRow) -> f64| Column::numbers(report.heads.iter().map(pick));
     table.push("layer", integers(|row| row.layer))?;
     table.push("head", integers(|row| row.head))?;
+    table.push("kv_head", integers(|row| row.kv_head))?;
     table.push("qk_rank", integers(|row| row.qk_rank))?;
     table.push("qk_tolerance", numbers(|row| row.qk_tolerance))?;
     table.push("qk_stable_rank", numbers(|row| row.qk_stable_rank))?;

@@ -23,6 +23,8 @@ pub struct InspectReport {
     pub cluster_history: ClusterHistory,
     /// The same observables, a row a level; and without special tokens.
     pub layers: Vec<LayerRow>,
+    /// The last level before the final norm, in families that have one; `layers` and `series` show it after the norm.
+    pub before_final_norm: Option<NormRow>,
     /// Spectra of every head.
     pub heads: Vec<HeadRow>,
 }
@@ -49,7 +51,7 @@ pub struct InspectConfig {
 /// A checkpoint in a few figures.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelSummary {
-    /// `model_type`.
+    /// `model_type`, or the architecture of a GGUF file.
     pub family: String,
     /// Blocks.
     pub layers: usize,
@@ -61,10 +63,12 @@ pub struct ModelSummary {
     pub kv_heads: usize,
     /// Token embeddings.
     pub vocab: usize,
-    /// Numbers in the weights file.
+    /// Numbers in the weights files.
     pub parameters: usize,
-    /// Of the weights file.
+    /// Of the weights file; of the hashes of all files, a line each, where weights are sharded.
     pub sha256: String,
+    /// Which tokens a token sees: "full", "causal", or "causal, the last N" with a sliding window.
+    pub attention: String,
 }
 
 /// One level: 0 is the embedding, l the output of block l.
@@ -88,12 +92,26 @@ pub struct LayerRow {
     pub radius_mean: Option<f64>,
     /// The same without special tokens; none if there are no others.
     pub without_special: Option<ContentRow>,
+    /// The same without special tokens and without the first token, which causal attention makes a sink; none in
+    /// families that see the whole text.
+    pub without_first: Option<ContentRow>,
 }
 
-/// One level without special tokens.
+/// The last level before the final norm.
+#[derive(Debug, Clone, Serialize)]
+pub struct NormRow {
+    /// All tokens.
+    pub all: Option<ContentRow>,
+    /// As in [`LayerRow`].
+    pub without_special: Option<ContentRow>,
+    /// As in [`LayerRow`].
+    pub without_first: Option<ContentRow>,
+}
+
+/// One level, as far as some of its tokens go.
 #[derive(Debug, Clone, Serialize)]
 pub struct ContentRow {
-    /// Tokens that are not special.
+    /// How many tokens these are.
     pub count: usize,
     /// Mean cosine over pairs i ≠ j.
     pub mean_cosine: Option<f64>,
@@ -114,6 +132,8 @@ pub struct HeadRow {
     pub layer: usize,
     /// The head, from 0.
     pub head: usize,
+    /// The key and value head that it shares with the other heads of its group.
+    pub kv_head: usize,
     /// Singular values of QᵀK/sqrt(d_head) above the tolerance.
     pub qk_rank: usize,
     /// That tolerance.

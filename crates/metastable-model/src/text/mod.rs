@@ -1,4 +1,6 @@
-//! From text to ids and back, by the tokenizer.json of a model folder.
+//! From text to ids and back, by the tokenizer.json of a model folder or the tokenizer inside a GGUF file.
+
+mod gguf;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,6 +9,8 @@ use tokenizers::{Tokenizer, TruncationDirection};
 
 use crate::config::read_bounded;
 use crate::error::ModelError;
+use crate::gguf::Gguf;
+use crate::mapped::map;
 
 /// A model's tokenizer, with padding and truncation of its file switched off.
 pub struct Text {
@@ -41,6 +45,22 @@ impl Text {
     /// [`ModelError::TokenizerMismatch`] if it knows an id that the model does not.
     pub fn open(path: &Path, vocab: usize) -> Result<Self, ModelError> {
         let bytes = read_bounded(path, "the tokenizer.json of a model folder", LARGEST_TOKENIZER)?;
+        Self::from_bytes(path, &bytes, vocab)
+    }
+
+    /// Reads the tokenizer inside a GGUF file, for a model of `vocab` token embeddings.
+    ///
+    /// # Errors
+    /// As [`Text::open`]; [`ModelError::Malformed`] if the file has none, or one of another kind than byte-level BPE.
+    pub fn open_gguf(path: &Path, vocab: usize) -> Result<Self, ModelError> {
+        let malformed = |expected, found| ModelError::Malformed { path: path.into(), expected, found };
+        let bytes = map(path, "a GGUF file")?;
+        let gguf = Gguf::parse(&bytes).map_err(|found| malformed("a GGUF file", found))?;
+        let json = gguf::tokenizer_json(&gguf.metadata).map_err(|(expected, found)| malformed(expected, found))?;
+        Self::from_bytes(path, json.to_string().as_bytes(), vocab)
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8], vocab: usize) -> Result<Self, ModelError> {
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Malformed {
             path: path.into(),
             expected: "a tokenizer of the `tokenizers` library",

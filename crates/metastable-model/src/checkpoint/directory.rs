@@ -1,0 +1,140 @@
+//! Where every tensor of a checkpoint lies: names, shapes, types and byte ranges in mapped files.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, SafeTensorError};
+
+use crate::error::ModelError;
+use crate::gguf::Gguf;
+use crate::gguf::blocks::BlockKind;
+
+/// All tensors of a checkpoint, in one file or several.
+pub(super) struct Directory {
+    files: Vec<(PathBuf, Mmap)>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// One tensor.
+pub(super) struct Entry {
+    file: usize,
+    pub(super) shape: Vec<usize>,
+    /// How its numbers are stored; none where it holds no numbers that weights are made of.
+    pub(super) kind: Option<BlockKind>,
+    /// What the file calls that.
+    pub(super) kind_name: String,
+    bytes: Range<usize>,
+}
+
+/// The length of the number that says how long a safetensors header is.
+const LENGTH_BYTES: usize = 8;
+
+impl Directory {
+    pub(super) fn empty() -> Self {
+        Self { files: Vec::new(), entries: BTreeMap::new() }
+    }
+
+    /// Adds the tensors of a safetensors file that `wanted` says it should give. O(header).
+    ///
+    /// # Errors
+    /// [`ModelError::Malformed`] with the reason.
+    pub(super) fn add_safetensors(
+        &mut self,
+        path: &Path,
+        bytes: Mmap,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), ModelError> {
+        let broken = |error: SafeTensorError| ModelError::Malformed {
+            path: path.into(),
+            expected: "a safetensors file",
+            found: describe(&error, bytes.len()),
+        };
+        let (length, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
+        let start = LENGTH_BYTES + length;
+        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
+            let (first, end) = info.data_offsets;
+            let entry = Entry {
+                file: self.files.len(),
+                shape: info.shape.clone(),
+                kind: kind_of(info.dtype),
+                kind_name: info.dtype.to_string(),
+                bytes: start + first..start + end,
+            };
+            self.entries.insert(name, entry);
+        }
+        self.files.push((path.into(), bytes));
+        Ok(())
+    }
+
+    /// Adds the tensors of a parsed GGUF file.
+    pub(super) fn add_gguf(&mut self, gguf: &Gguf<'_>) {
+        for tensor in &gguf.tensors {
+            let entry = Entry {
+                file: self.files.len(),
+                shape: tensor.shape.clone(),
+                kind: Some(tensor.kind),
+                kind_name: format!("{:?}", tensor.kind),
+                bytes: tensor.bytes.clone(),
+            };
+            self.entries.insert(tensor.name.into(), entry);
+        }
+    }
+
+    /// Adds a mapped file whose tensors are known.
+    pub(super) fn add_file(&mut self, path: &Path, bytes: Mmap) {
+        self.files.push((path.into(), bytes));
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// The file of a tensor.
+    pub(super) fn path(&self, entry: &Entry) -> &Path {
+        &self.files[entry.file].0
+    }
+
+    /// The bytes of a tensor.
+    pub(super) fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.files[entry.file].1[entry.bytes.clone()]
+    }
+
+    /// The weights files, in the order they were added.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+}
+
+impl Entry {
+    /// How many numbers it holds; 0 if they are no weights.
+    pub(super) fn numbers(&self) -> usize {
+        if self.kind.is_some() || self.kind_name == "F64" { self.shape.iter().product() } else { 0 }
+    }
+}
+
+fn kind_of(dtype: Dtype) -> Option<BlockKind> {
+    match dtype {
+        Dtype::F32 => Some(BlockKind::F32),
+        Dtype::F16 => Some(BlockKind::F16),
+        Dtype::BF16 => Some(BlockKind::BF16),
+        _ => None,
+    }
+}
+
+/// The library's reason with the number it lacks.
+fn describe(error: &SafeTensorError, length: usize) -> String {
+    match error {
+        SafeTensorError::HeaderTooSmall
+        | SafeTensorError::HeaderTooLarge
+        | SafeTensorError::InvalidHeaderLength
+        | SafeTensorError::MetadataIncompleteBuffer => format!("{error} (the file has {length} bytes)"),
+        _ => error.to_string(),
+    }
+}

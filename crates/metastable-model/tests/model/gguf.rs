@@ -1,0 +1,80 @@
+//! A trained Llama in a GGUF file of mixed types against the golden values of `transformers` on the same weights
+//! (golden/gguf.md says how they were made).
+
+use std::path::{Path, PathBuf};
+
+use metastable_model::{Input, Model, Weights};
+
+use crate::families::relative;
+use crate::golden::Golden;
+
+const GOLDEN: &[u8] = include_bytes!("../golden/gguf.safetensors");
+
+/// As for folders: F32 on both sides, in another order of additions.
+const RELATIVE: f64 = 2e-5;
+
+pub(crate) fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama.gguf")
+}
+
+#[test]
+fn hidden_states_and_logits_of_a_gguf_file_agree_with_transformers() {
+    let golden = Golden::of(GOLDEN);
+    let model = Model::open(&fixture()).unwrap();
+    let hidden = model.forward(&Input::new(golden.integers("ids")).unwrap()).unwrap();
+    let (n, d) = (hidden.count(), hidden.dim());
+    for (level, expected) in golden.floats("hidden").chunks_exact(n * d).enumerate() {
+        let found = if level + 1 == hidden.levels() { hidden.last() } else { hidden.level(level) };
+        let error = relative(found, expected);
+        assert!(error < RELATIVE, "level {level}: {error:e}");
+    }
+    let logits = model.logits(&hidden).unwrap();
+    let found: Vec<f32> = logits.chunks_exact(512).step_by(8).flatten().copied().collect();
+    let error = relative(&found, &golden.floats("logits"));
+    assert!(error < RELATIVE, "logits: {error:e}");
+}
+
+#[test]
+fn the_embedded_tokenizer_gives_the_ids_of_the_tokenizer_it_was_made_of() {
+    let embedded = Model::open(&fixture()).unwrap().text().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+    let original = Model::open(&folder).unwrap().text().unwrap();
+    for text in ["Arise, fair sun, and kill the envious moon", "42 naïve  façades\n\t— ok?", "a</s>b"] {
+        let (embedded, original) = (embedded.encode(text).unwrap(), original.encode(text).unwrap());
+        assert_eq!(embedded.ids, original.ids, "{text}");
+        assert_eq!(embedded.special, original.special, "{text}");
+    }
+    assert_eq!(embedded.vocabulary(), original.vocabulary());
+}
+
+#[test]
+fn weights_left_in_their_files_give_the_heads_of_the_model() {
+    let (weights, model) = (Weights::open(&fixture()).unwrap(), Model::open(&fixture()).unwrap());
+    assert_eq!(weights.summary(), model.summary());
+    for layer in 0..weights.config().layers {
+        assert_eq!(weights.head_matrices(layer).unwrap(), model.head_matrices(layer).unwrap());
+        assert_eq!(weights.spectra(layer).unwrap(), model.spectra(layer).unwrap());
+    }
+    assert!(weights.head_matrices(4).unwrap_err().to_string().contains("layer: expected a number below 4, found 4"));
+    assert_eq!(weights.files(), [fixture()]);
+    // Tied embeddings are counted once: 512·64 + 4 blocks + 64.
+    assert_eq!(weights.summary().parameters, 512 * 64 + 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 172 + 2 * 64) + 64);
+}
+
+#[test]
+fn queries_of_a_gguf_file_are_those_of_the_folder_up_to_quantisation() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+    let (quantised, exact) = (Weights::open(&fixture()).unwrap(), Weights::open(&folder).unwrap());
+    for layer in 0..4 {
+        let heads = quantised.head_matrices(layer).unwrap().into_iter().zip(exact.head_matrices(layer).unwrap());
+        for (head, (quantised, exact)) in heads.enumerate() {
+            for (found, exact) in [(quantised.query(), exact.query()), (quantised.key(), exact.key())] {
+                let size = exact.as_slice().iter().map(|x| x * x).sum::<f64>();
+                let pairs = found.as_slice().iter().zip(exact.as_slice());
+                let error = pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+                // Four bits leave about 8 % in this norm; rows in another order would leave about 140 %.
+                assert!((error / size).sqrt() < 0.15, "layer {layer}, head {head}: {}", (error / size).sqrt());
+            }
+        }
+    }
+}
