@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Evaluates the vector field of a configuration once, without integrating
     Field(FieldArgs),
+    /// Encloses the local Lipschitz constant of a configuration's attention from both sides
+    Lipschitz(LipschitzArgs),
     /// Reads a checkpoint and follows real text through its layers
     Inspect(InspectArgs),
     /// Looks at LoRA adapters, and writes other files for the same update
@@ -162,6 +164,27 @@ pub(crate) struct FieldArgs {
     /// Adds the transposed derivative applied to this [n, d] array, `vjp`
     #[arg(long, value_name = "G.npy")]
     pub(crate) cotangent: Option<PathBuf>,
+    /// The seed, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// `metastable lipschitz`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable lipschitz examples/lora-twin.toml --json")]
+pub(crate) struct LipschitzArgs {
+    /// The configuration (.toml, .yaml, .yml or .json)
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Prints JSON, as --format json
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Saves the singular vectors: .safetensors (`right`, `left` [n, d]) or .npy (the right one)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) singular_vector: Option<PathBuf>,
     /// The seed, in place of the configuration's
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

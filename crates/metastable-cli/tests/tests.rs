@@ -13,6 +13,7 @@ mod gaussian;
 mod inspect;
 #[cfg(unix)]
 mod interrupted;
+mod lipschitz;
 mod main_job;
 #[cfg(unix)]
 mod sweep;

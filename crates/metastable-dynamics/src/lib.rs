@@ -3,6 +3,7 @@
 //! A transformer is a dynamical system: tokens are particles that interact through attention, layers are time.
 //! Reading order: [`tokens`] and [`head`] are the waist of the house; [`attention`] turns both into forces;
 //! [`field`] makes flows of them; [`solver`] follows a flow; [`observe`] and [`measure`] ask questions of clouds;
+//! [`smoothness`] encloses how much attention can stretch a small change;
 //! [`gaussian`] says what becomes of a Gaussian, and on what grounds; [`closed_form`] is what flows must do where
 //! mathematics knows the answer.
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod measure;
 pub mod observe;
 pub mod random;
 mod simd;
+pub mod smoothness;
 pub mod solver;
 pub mod tokens;
 

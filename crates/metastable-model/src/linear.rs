@@ -80,6 +80,12 @@ impl Linear {
         Ok(Self { weight: weight.into(), bias, inputs, outputs })
     }
 
+    /// A map of its numbers.
+    #[cfg(test)]
+    pub(crate) fn from_parts(weight: Vec<f32>, bias: Option<Vec<f32>>, outputs: usize, inputs: usize) -> Self {
+        Self { weight: weight.into(), bias, inputs, outputs }
+    }
+
     /// The width of an input token.
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
@@ -135,6 +141,16 @@ impl Linear {
             bias.iter_mut().zip(scaled).for_each(|(b, update)| *b += update);
         }
         Self { weight: weight.into(), bias, ..*self }
+    }
+
+    /// W [outputs, inputs].
+    pub(crate) fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// b [outputs], where there is one.
+    pub(crate) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     /// Row i of W.

@@ -102,6 +102,11 @@ impl Model {
         &self.transformer.config
     }
 
+    /// The weights.
+    pub(crate) fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
     /// The figures for a report.
     pub fn summary(&self) -> Summary {
         self.summary.clone()
@@ -194,17 +199,12 @@ impl Model {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
-    /// The folder it was opened from.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The weights, for those who change them.
     pub(crate) fn transformer_mut(&mut self) -> &mut Transformer {
         &mut self.transformer
     }
 
-    fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {
+    pub(crate) fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {
         if (hidden.dim(), hidden.levels()) != (self.config().hidden, self.config().layers + 1) {
             let shape = |levels, dim| format!("{levels} levels of width {dim}");
             let expected = shape(self.config().layers + 1, self.config().hidden);

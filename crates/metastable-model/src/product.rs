@@ -1,4 +1,4 @@
-//! Matrix products of strided f32 views: the one place that calls the `gemm` library.
+//! Matrix products of strided views of f32 or f64: the one place that calls the `gemm` library.
 //!
 //! Always on the calling thread. Callers split outputs into blocks whose size does not depend on the number of
 //! threads, so every number is computed by the same instructions in the same order on any pool.
@@ -7,20 +7,20 @@ use gemm::Parallelism;
 
 /// A read-only matrix inside a slice: entry (i, j) stands at i·row_stride + j·column_stride.
 #[derive(Clone, Copy)]
-pub(crate) struct Strided<'a> {
-    values: &'a [f32],
+pub(crate) struct Strided<'a, T = f32> {
+    values: &'a [T],
     rows: usize,
     columns: usize,
     row_stride: usize,
     column_stride: usize,
 }
 
-impl<'a> Strided<'a> {
+impl<'a, T> Strided<'a, T> {
     /// The first `columns` numbers of each run of `row_stride`.
     ///
     /// # Panics
     /// If the matrix has no entry or reaches beyond the slice.
-    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub(crate) fn new(values: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(rows > 0 && columns > 0, "a matrix has at least one entry");
         assert!((rows - 1) * row_stride + columns <= values.len(), "a view inside its slice");
         Self { values, rows, columns, row_stride, column_stride: 1 }
@@ -38,6 +38,20 @@ impl<'a> Strided<'a> {
     }
 }
 
+/// What a matrix may hold.
+pub(crate) trait Entry: Copy + Send + Sync + 'static {
+    /// 1.
+    const ONE: Self;
+}
+
+impl Entry for f32 {
+    const ONE: Self = 1.0;
+}
+
+impl Entry for f64 {
+    const ONE: Self = 1.0;
+}
+
 /// What a product does with the numbers already in its destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Destination {
@@ -52,12 +66,18 @@ pub(crate) enum Destination {
 /// # Panics
 /// If the sides do not fit.
 #[allow(unsafe_code)]
-pub(crate) fn multiply(scale: f32, a: Strided<'_>, b: Strided<'_>, destination: Destination, c: &mut [f32]) {
+pub(crate) fn multiply<T: Entry>(
+    scale: T,
+    a: Strided<'_, T>,
+    b: Strided<'_, T>,
+    destination: Destination,
+    c: &mut [T],
+) {
     assert_eq!(a.columns, b.rows, "inner sides of a product");
     assert_eq!(c.len(), a.rows * b.columns, "a destination of the product's size");
-    // SAFETY: `Strided` keeps every entry of a and b inside its slice (checked by its constructor, kept by
-    // `transposed`); c is exclusively borrowed and holds exactly rows·columns entries of row stride b.columns. All
-    // strides are below isize::MAX because slices are.
+    // SAFETY: `Entry` is f32 or f64, which `gemm` takes. `Strided` keeps every entry of a and b inside its slice
+    // (checked by its constructor, kept by `transposed`); c is exclusively borrowed and holds exactly rows·columns
+    // entries of row stride b.columns. All strides are below isize::MAX because slices are.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -73,7 +93,7 @@ pub(crate) fn multiply(scale: f32, a: Strided<'_>, b: Strided<'_>, destination: 
             b.values.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            1.0,
+            T::ONE,
             scale,
             false,
             false,

@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 pub(crate) mod field;
 mod gaussian;
 pub(crate) mod inspect;
+pub(crate) mod lipschitz;
 pub(crate) mod render;
 pub(crate) mod schema;
 

@@ -12,7 +12,7 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         Parameter::Layer(group, of, part) => {
             in_layer(&format!("encoder.albert_layer_groups.{group}.albert_layers.0"), of, part)
         }
-        Parameter::FinalNorm(_) | Parameter::Output | Parameter::RotaryDivisors => vec![],
+        Parameter::FinalNorm(_) | Parameter::Output | Parameter::RotaryDivisors | Parameter::Head(..) => vec![],
     };
     rows(with_and_without("albert", names))
 }

@@ -10,7 +10,11 @@ pub(super) fn spellings(prefix: &str, parameter: Parameter) -> Vec<Spelling> {
         Parameter::SegmentEmbedding => vec!["embeddings.token_type_embeddings.weight".to_owned()],
         Parameter::EmbeddingNorm(part) => norm("embeddings.LayerNorm", part),
         Parameter::Layer(layer, of, part) => in_layer(&format!("encoder.layer.{layer}"), of, part),
-        Parameter::EmbeddingProjection(_) | Parameter::FinalNorm(_) | Parameter::Output | Parameter::RotaryDivisors => {
+        Parameter::EmbeddingProjection(_)
+        | Parameter::FinalNorm(_)
+        | Parameter::Output
+        | Parameter::RotaryDivisors
+        | Parameter::Head(..) => {
             vec![]
         }
     };

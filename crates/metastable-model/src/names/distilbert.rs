@@ -12,7 +12,8 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         | Parameter::EmbeddingProjection(_)
         | Parameter::FinalNorm(_)
         | Parameter::Output
-        | Parameter::RotaryDivisors => vec![],
+        | Parameter::RotaryDivisors
+        | Parameter::Head(..) => vec![],
     };
     rows(with_and_without("distilbert", names))
 }

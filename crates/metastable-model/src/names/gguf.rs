@@ -17,7 +17,8 @@ pub(super) fn spellings(config: &Config, parameter: Parameter) -> Vec<Spelling> 
         Parameter::PositionEmbedding
         | Parameter::SegmentEmbedding
         | Parameter::EmbeddingNorm(_)
-        | Parameter::EmbeddingProjection(_) => vec![],
+        | Parameter::EmbeddingProjection(_)
+        | Parameter::Head(..) => vec![],
     };
     names.into_iter().map(|name| Spelling { name, storage }).collect()
 }

@@ -12,7 +12,8 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         Parameter::SegmentEmbedding
         | Parameter::EmbeddingNorm(_)
         | Parameter::EmbeddingProjection(_)
-        | Parameter::RotaryDivisors => vec![],
+        | Parameter::RotaryDivisors
+        | Parameter::Head(..) => vec![],
     }
 }
 

@@ -12,7 +12,8 @@ pub(super) fn spellings(parameter: Parameter) -> Vec<Spelling> {
         | Parameter::SegmentEmbedding
         | Parameter::EmbeddingNorm(_)
         | Parameter::EmbeddingProjection(_)
-        | Parameter::RotaryDivisors => vec![],
+        | Parameter::RotaryDivisors
+        | Parameter::Head(..) => vec![],
     };
     // Most files hold a language model, so the prefixed name is the usual one.
     let mut spellings = rows(with_and_without("model", names));

@@ -5,6 +5,7 @@ mod bert;
 mod distilbert;
 mod gguf;
 mod gpt2;
+mod heads;
 mod llama;
 
 use crate::config::{Config, Family};
@@ -26,6 +27,8 @@ pub(crate) enum Parameter {
     FinalNorm(Part),
     /// From hidden states to scores of tokens, [vocab, d].
     Output,
+    /// A parameter of a head that a task put on the model.
+    Head(HeadParameter, Part),
     /// Divisors of the frequencies of rotary positions, [head_dim/2], where a file brings its own.
     RotaryDivisors,
     /// A parameter of the distinct block `.0`.
@@ -57,6 +60,19 @@ pub(crate) enum LayerParameter {
     FeedForwardOut,
     /// Of the feed-forward block, [d].
     FeedForwardNorm,
+}
+
+/// The map, norm or constant of a task's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadParameter {
+    /// Of the first token, before a classifier, [d, d].
+    Pooler,
+    /// Before the scores of masked tokens, [embedding, d].
+    MaskedTransform,
+    /// After that map, [embedding].
+    MaskedNorm,
+    /// Constants of the scores of masked tokens, [vocab]; their matrix is the token embedding.
+    MaskedScores,
 }
 
 /// Which of the two tensors of a map or norm.
@@ -110,6 +126,9 @@ impl Naming {
 
 /// The spellings of a parameter in files of a family, the most usual first; none if the family has no such parameter.
 pub(crate) fn spellings(family: Family, parameter: Parameter) -> Vec<Spelling> {
+    if let Parameter::Head(of, part) = parameter {
+        return heads::spellings(family, of, part);
+    }
     match family {
         Family::Bert => bert::spellings("bert", parameter),
         Family::Roberta | Family::XlmRoberta => bert::spellings("roberta", parameter),

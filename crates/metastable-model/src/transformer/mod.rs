@@ -8,8 +8,10 @@ pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod embedding;
 pub(crate) mod feed_forward;
+pub(crate) mod heads;
 pub(crate) mod norm;
 mod parts;
+pub(crate) mod reverse;
 pub(crate) mod rotation;
 
 use crate::checkpoint::Tensors;
@@ -21,6 +23,7 @@ pub(crate) use attention::Attention;
 use attention::{Scene, lookback};
 use block::Block;
 use embedding::Embedding;
+use heads::Heads;
 use norm::Norm;
 use rotation::Rotation;
 
@@ -35,6 +38,8 @@ pub(crate) struct Transformer {
     pub(crate) final_norm: Option<Norm>,
     rotary_divisors: Option<Vec<f32>>,
     output: Output,
+    /// What tasks put on encoders.
+    pub(crate) heads: Heads,
 }
 
 /// Where scores of tokens come from.
@@ -79,11 +84,12 @@ impl Transformer {
             }
             _ => Output::None,
         };
+        let heads = Heads::load(tensors, config)?;
         let rotary_divisors = match tensors.has(Parameter::RotaryDivisors) {
             true => Some(tensors.take(Parameter::RotaryDivisors, &[config.head_dim / 2])?),
             false => None,
         };
-        Ok(Self { config: config.clone(), embedding, blocks, final_norm, rotary_divisors, output })
+        Ok(Self { config: config.clone(), embedding, blocks, final_norm, rotary_divisors, output, heads })
     }
 
     /// The hidden states of all levels; trusts ids and mask.
@@ -120,10 +126,15 @@ impl Transformer {
 
     /// Scores of all tokens of the vocabulary at hidden states `x` [n, hidden]: [n, vocab]; none without an output map.
     pub(crate) fn logits(&self, x: &[f32]) -> Option<Vec<f32>> {
+        self.output_map().map(|map| map.map(x))
+    }
+
+    /// The map from hidden states to scores of tokens, where there is one.
+    pub(crate) fn output_map(&self) -> Option<&Linear> {
         match &self.output {
             Output::None => None,
-            Output::Tied => Some(self.embedding.token.map(x)),
-            Output::Own(map) => Some(map.map(x)),
+            Output::Tied => Some(&self.embedding.token),
+            Output::Own(map) => Some(map),
         }
     }
 

@@ -52,6 +52,21 @@ impl Norm {
         }
     }
 
+    /// LayerNorm or RMSNorm.
+    pub(crate) fn kind(&self) -> NormKind {
+        self.kind
+    }
+
+    /// What is added at the end; zeros where the kind has none.
+    pub(crate) fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// What is added below the root.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
     /// The normalised tokens of `tokens` [n, width].
     pub(crate) fn map(&self, tokens: &[f32]) -> Vec<f32> {
         let mut normed = tokens.to_vec();

@@ -33,6 +33,21 @@ impl Rotation {
         Self { cosines, sines, pairs: head_dim / 2 }
     }
 
+    /// [n, head_dim/2].
+    pub(crate) fn cosines(&self) -> &[f32] {
+        &self.cosines
+    }
+
+    /// [n, head_dim/2].
+    pub(crate) fn sines(&self) -> &[f32] {
+        &self.sines
+    }
+
+    /// head_dim/2.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
     /// Turns every head of every token of `x` [n, heads·head_dim] by its token's position.
     pub(crate) fn apply(&self, x: &mut [f32], width: usize) {
         let tables = self.cosines.chunks_exact(self.pairs).zip(self.sines.chunks_exact(self.pairs));

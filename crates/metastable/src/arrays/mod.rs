@@ -1,4 +1,4 @@
-//! Arrays of numbers in files: `.npy` and `.safetensors` in, `.safetensors` out.
+//! Arrays of numbers in files: `.npy` and `.safetensors`, in and out.
 //!
 //! Whatever a file claims in its header is checked against the file before memory is taken: reading costs at most
 //! a small multiple of the file's size.
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use metastable_dynamics::{Matrix, Tokens};
 
-pub use npy::parse_npy;
+pub use npy::{npy_bytes, parse_npy};
 pub use safetensors::{Tensor, TensorData, parse_safetensors, safetensors_bytes};
 
 use crate::error::LabError;

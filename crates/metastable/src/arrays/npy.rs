@@ -14,6 +14,32 @@ const MAX_NESTING: usize = 4;
 /// Integers beyond this have no exact f64.
 const MAX_EXACT: u64 = 1 << 53;
 
+/// The bytes of a `.npy` file of little-endian f64 in C order.
+///
+/// # Panics
+/// If the shape has another number of entries.
+///
+/// # Example
+/// ```
+/// use metastable::arrays::{npy_bytes, parse_npy};
+/// let bytes = npy_bytes(&[1, 2], &[0.5, -1.0]);
+/// let array = parse_npy("x.npy".as_ref(), &bytes).unwrap();
+/// assert_eq!((array.shape(), array.as_slice()), (&[1, 2][..], &[0.5, -1.0][..]));
+/// ```
+pub fn npy_bytes(shape: &[usize], values: &[f64]) -> Vec<u8> {
+    assert_eq!(shape.iter().product::<usize>(), values.len(), "a shape of all entries");
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({sides}), }}");
+    // The data start at a multiple of 64 bytes, after ten bytes of preamble and a line feed.
+    header.extend(std::iter::repeat_n(' ', 63 - (10 + header.len()) % 64));
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(u16::try_from(header.len()).expect("the sides of an array in memory are short").to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    bytes
+}
+
 /// Reads the content of a `.npy` file: floats, integers or booleans of any byte order, C or Fortran order.
 ///
 /// `file` is for messages. O(size).

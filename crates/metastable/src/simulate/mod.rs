@@ -2,7 +2,8 @@
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
 //! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`], [`law`] and [`seed`] serve the first arrow,
-//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader.
+//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader;
+//! [`field`] and [`lipschitz`] ask one question of a config without moving anything.
 
 pub mod assemble;
 pub mod bound;
@@ -13,6 +14,7 @@ pub mod forms;
 pub mod gaussian;
 pub mod inputs;
 pub mod law;
+pub mod lipschitz;
 pub mod meant;
 pub mod merges;
 pub mod report;

@@ -1,0 +1,289 @@
+//! Forward, loss and back through a whole model.
+
+use std::ops::Range;
+
+use super::adapters::{Adapters, Gradients, ModuleValues, Places, Slot};
+use super::block::{FrozenBlock, Saved, Scene};
+use super::loss::{self, Likelihood};
+use super::map::Map;
+use super::masked::Masked;
+use super::norm::FrozenNorm;
+use super::real::Real;
+use super::turns::Turns;
+use crate::transformer::Transformer;
+use crate::transformer::attention::lookback;
+
+/// A model whose weights are frozen, ready for batches.
+pub(crate) struct Pass<'a, T: Real> {
+    transformer: &'a Transformer,
+    blocks: Vec<FrozenBlock<'a, T>>,
+    final_norm: Option<FrozenNorm<'a, T>>,
+    output: Option<Map<'a, T>>,
+    pooler: Option<Map<'a, T>>,
+    masked: Option<Masked<'a, T>>,
+    keeps: Keeps,
+}
+
+/// What is kept of a layer for the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// All that is expensive to make again.
+    Activations,
+    /// The stream that enters; the layer's forward is made a second time. A third less memory for a third more time.
+    Streams,
+}
+
+/// Sequences of different lengths, one after another.
+pub(crate) struct Ragged<'a> {
+    pub(crate) sequences: Vec<&'a [u32]>,
+}
+
+impl Ragged<'_> {
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let mut start = 0;
+        let range = |sequence: &&[u32]| {
+            start += sequence.len();
+            start - sequence.len()..start
+        };
+        self.sequences.iter().map(range).collect()
+    }
+}
+
+/// What the loss asks of the hidden states.
+pub(crate) enum Goal<'a, T> {
+    /// These (token of the batch, id): next tokens or masked ones.
+    Tokens(&'a [(usize, u32)]),
+    /// One class a sequence, by a trained head.
+    Classes { labels: &'a [u32], head: &'a HeadValues<T> },
+}
+
+/// How a sequence becomes one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadKind {
+    /// tanh(W_p h_first + b_p) with the checkpoint's frozen pooler.
+    Pooler,
+    /// The hidden state of the last token.
+    Last,
+}
+
+/// A trained classifier: scores = W v + b.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HeadValues<T> {
+    pub(crate) kind: HeadKind,
+    /// [classes, hidden].
+    pub(crate) weight: Vec<T>,
+    /// [classes], or empty.
+    pub(crate) bias: Vec<T>,
+}
+
+/// Where gradients are added.
+pub(crate) struct Sums<'a, T> {
+    pub(crate) modules: &'a mut [ModuleValues<T>],
+    pub(crate) head: Option<&'a mut HeadValues<T>>,
+}
+
+enum Kept<T> {
+    Activations(Saved<T>),
+    Stream(Vec<T>),
+}
+
+impl<'a, T: Real> Pass<'a, T> {
+    pub(crate) fn of(transformer: &'a Transformer, keeps: Keeps) -> Self {
+        Self {
+            transformer,
+            blocks: transformer.blocks.iter().map(FrozenBlock::of).collect(),
+            final_norm: transformer.final_norm.as_ref().map(FrozenNorm::of),
+            output: transformer.output_map().map(Map::of),
+            pooler: transformer.heads.pooler.as_ref().map(Map::of),
+            masked: transformer.heads.masked.as_ref().map(|head| Masked::of(head, &transformer.embedding.token)),
+            keeps,
+        }
+    }
+
+    /// The map of a slot of a distinct block.
+    pub(crate) fn map(&self, block: usize, slot: Slot) -> &Map<'a, T> {
+        self.blocks[block].map(slot)
+    }
+
+    /// The loss of a batch, and, if `sums` is given, its gradients times `weight` added there.
+    ///
+    /// Time of a forward and, above the first adapted layer, about twice that; memory O(n·(hidden + intermediate)) a
+    /// layer above it.
+    pub(crate) fn run(
+        &self,
+        batch: &Ragged<'_>,
+        places: &Places,
+        modules: &[ModuleValues<T>],
+        goal: &Goal<'_, T>,
+        weight: f64,
+        sums: Option<Sums<'_, T>>,
+    ) -> Likelihood {
+        let adapters = Adapters { places, modules };
+        let (config, sequences) = (&self.transformer.config, batch.ranges());
+        let turns = self.turns(batch);
+        let scene =
+            |layer| Scene { sequences: &sequences, turns: turns.as_ref(), lookback: lookback(config.mask, layer) };
+        let first = self.first_adapted(places);
+        let mut kept = Vec::new();
+        let mut x = self.embedded(batch);
+        for layer in 0..config.layers {
+            let (index, keep) = (config.block_of(layer), sums.is_some() && layer >= first);
+            let stream = (keep && self.keeps == Keeps::Streams).then(|| x.clone());
+            let (next, saved) = self.blocks[index].forward(index, x, &adapters, &scene(layer));
+            x = next;
+            if keep {
+                kept.push(stream.map_or_else(|| Kept::Activations(saved), Kept::Stream));
+            }
+        }
+        let hidden = self.final_norm.as_ref().map(|norm| norm.forward(&x));
+        let last = hidden.as_deref().unwrap_or(&x);
+        let Some(Sums { modules: into, head }) = sums else {
+            return self.loss(last, &sequences, goal, weight, None, None);
+        };
+        let mut d = vec![T::default(); last.len()];
+        let likelihood = self.loss(last, &sequences, goal, weight, Some(&mut d), head);
+        if let Some(norm) = &self.final_norm {
+            norm.backward(&x, &mut d);
+        }
+        drop((hidden, x));
+        let mut gradients = Gradients { places, modules: into };
+        for layer in (first..config.layers).rev() {
+            let (index, scene) = (config.block_of(layer), scene(layer));
+            let saved = match kept.pop() {
+                Some(Kept::Activations(saved)) => saved,
+                Some(Kept::Stream(x)) => self.blocks[index].forward(index, x, &adapters, &scene).1,
+                None => break,
+            };
+            match self.blocks[index].backward(index, &saved, d, layer > first, &adapters, &mut gradients, &scene) {
+                Some(next) => d = next,
+                None => break,
+            }
+        }
+        likelihood
+    }
+
+    /// The first layer with an adapter; below it nothing has to be kept.
+    fn first_adapted(&self, places: &Places) -> usize {
+        let config = &self.transformer.config;
+        (0..config.layers).find(|layer| places.is_adapted(config.block_of(*layer))).unwrap_or(config.layers)
+    }
+
+    fn embedded(&self, batch: &Ragged<'_>) -> Vec<T> {
+        let embed = |ids: &&[u32]| self.transformer.embedding.apply(ids);
+        batch.sequences.iter().flat_map(embed).map(|x| T::from_f64(f64::from(x))).collect()
+    }
+
+    fn turns(&self, batch: &Ragged<'_>) -> Option<Turns<T>> {
+        let rotations: Option<Vec<_>> =
+            batch.sequences.iter().map(|ids| self.transformer.rotation(ids.len())).collect();
+        rotations.map(|rotations| Turns::of(&rotations))
+    }
+
+    fn loss(
+        &self,
+        x: &[T],
+        sequences: &[Range<usize>],
+        goal: &Goal<'_, T>,
+        weight: f64,
+        d: Option<&mut [T]>,
+        head_sums: Option<&mut HeadValues<T>>,
+    ) -> Likelihood {
+        match goal {
+            Goal::Tokens(labels) => {
+                if let Some(masked) = &self.masked {
+                    return masked.loss(x, labels, weight, d);
+                }
+                let map = self.output.as_ref().expect("a goal of tokens is refused for models without an output map");
+                loss::cross_entropy(map, x, labels, weight, d)
+            }
+            Goal::Classes { labels, head } => self.class_loss(x, sequences, labels, head, weight, d, head_sums),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the arms of one match")]
+    fn class_loss(
+        &self,
+        x: &[T],
+        sequences: &[Range<usize>],
+        labels: &[u32],
+        head: &HeadValues<T>,
+        weight: f64,
+        mut d: Option<&mut [T]>,
+        mut sums: Option<&mut HeadValues<T>>,
+    ) -> Likelihood {
+        let hidden = self.transformer.config.hidden;
+        let mut likelihood = Likelihood::default();
+        for (sequence, label) in sequences.iter().zip(labels) {
+            let token = match head.kind {
+                HeadKind::Pooler => sequence.start,
+                HeadKind::Last => sequence.end - 1,
+            };
+            let state = &x[token * hidden..(token + 1) * hidden];
+            let pooled = self.pooled(head.kind, state);
+            let mut scores = head.scores(&pooled);
+            let (loss, is_best) = loss::softmax_loss(&mut scores, *label as usize, T::from_f64(weight));
+            likelihood.sum += loss;
+            likelihood.correct += usize::from(is_best);
+            if let Some(sums) = sums.as_deref_mut() {
+                sums.add_outer(&scores, &pooled);
+            }
+            if let Some(d) = d.as_deref_mut() {
+                let mut back = head.pull(&scores);
+                self.pooled_backward(head.kind, &pooled, &mut back);
+                let row = &mut d[token * hidden..(token + 1) * hidden];
+                row.iter_mut().zip(&back).for_each(|(d, back)| *d += *back);
+            }
+        }
+        likelihood
+    }
+
+    fn pooled(&self, kind: HeadKind, state: &[T]) -> Vec<T> {
+        match (kind, &self.pooler) {
+            (HeadKind::Pooler, Some(pooler)) => {
+                pooler.forward(None, state).into_iter().map(|x| T::from_f64(x.to_f64().tanh())).collect()
+            }
+            _ => state.to_vec(),
+        }
+    }
+
+    fn pooled_backward(&self, kind: HeadKind, pooled: &[T], d: &mut Vec<T>) {
+        if let (HeadKind::Pooler, Some(pooler)) = (kind, &self.pooler) {
+            d.iter_mut().zip(pooled).for_each(|(d, tanh)| *d *= T::ONE - *tanh * *tanh);
+            let mut back = vec![T::default(); pooler.inputs];
+            pooler.backward(None, &[], d, Some(&mut back), None);
+            *d = back;
+        }
+    }
+}
+
+impl<T: Real> HeadValues<T> {
+    /// How many classes.
+    pub(crate) fn classes(&self, hidden: usize) -> usize {
+        self.weight.len() / hidden
+    }
+
+    fn scores(&self, pooled: &[T]) -> Vec<T> {
+        let mut scores: Vec<T> = self.weight.chunks_exact(pooled.len()).map(|row| dot(row, pooled)).collect();
+        scores.iter_mut().zip(&self.bias).for_each(|(score, bias)| *score += *bias);
+        scores
+    }
+
+    fn pull(&self, d: &[T]) -> Vec<T> {
+        let mut back = vec![T::default(); self.weight.len() / d.len()];
+        for (row, d) in self.weight.chunks_exact(back.len()).zip(d) {
+            back.iter_mut().zip(row).for_each(|(back, w)| *back += *w * *d);
+        }
+        back
+    }
+
+    fn add_outer(&mut self, d: &[T], pooled: &[T]) {
+        for (row, d) in self.weight.chunks_exact_mut(pooled.len()).zip(d) {
+            row.iter_mut().zip(pooled).for_each(|(sum, x)| *sum += *d * *x);
+        }
+        self.bias.iter_mut().zip(d).for_each(|(sum, d)| *sum += *d);
+    }
+}
+
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    a.iter().zip(b).fold(T::default(), |sum, (a, b)| sum + *a * *b)
+}
