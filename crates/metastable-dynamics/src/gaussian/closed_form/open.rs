@@ -14,7 +14,7 @@ pub fn sigmoid_gain(w: f64) -> f64 {
     normal_mean(|z| logistic_slope(w.sqrt() * z))
 }
 
-/// d/dt of the excess kurtosis of N(0, 1) at t = 0 under sigmoid attention with a = v = 1: 4 E[x³Γ] - 12 E[xΓ]. Not zero,
+/// d/dt of the excess kurtosis of N(0, 1) at t = 0 under sigmoid attention with a = v = 1: 4 E(x³Γ) - 12 E(xΓ). Not zero,
 /// so the law stops being Gaussian at once \[checked\].
 pub fn sigmoid_kurtosis_rate() -> f64 {
     normal_mean(|x| (4.0 * x.powi(4) - 12.0 * x * x) * sigmoid_gain(x * x))
