@@ -1,8 +1,9 @@
 //! Fused attention: scores, weights and messages in one sweep, in `f32` and `f64`, at the speed of the registers.
 //!
 //! [`attend`] is Σ_j P_ij v_j for any queries, keys and values; [`log_sum_exp`] the logarithms of the rows' sums, with
-//! potentials. Memory is O(n (k + m)), never n x n. The work is shared out over queries and every sum has a fixed order, so
-//! results are equal to the bit on any number of threads (not between kinds of registers, see [`crate::lanes`]).
+//! potentials. Memory is O(n (k + m)), never n x n. The work is shared out over queries and every sum has a fixed
+//! order, so results are equal to the bit on any number of threads; between kinds of registers (AVX-512, AVX2,
+//! portable, chosen at run time) they differ by rounding.
 //!
 //! Few dimensions stay in registers (`small`); more go through tiles (`tile`). `problem` is what both are asked.
 
