@@ -1,11 +1,11 @@
 //! One evaluation of the attention field for many tokens: its time, and what it adds to the peak of resident memory.
 //!
 //! ```text
-//! cargo run --release -p metastable-dynamics --example field_memory -- [N]      (default 20000)
+//! cargo run --release -p metastable-dynamics --example field_memory -- [N] [f32]      (default 20000, in f64)
 //! ```
 //!
-//! The streaming field holds O(n d) numbers and one row of weights a thread; an n x n matrix of weights would take
-//! 3.2 GB for N = 20000. `RAYON_NUM_THREADS` sets the number of threads. Memory is read from Linux' /proc.
+//! The fused field holds O(n d) numbers; an n x n matrix of weights would take 3.2 GB for N = 20000 and 80 GB for
+//! N = 100000. `RAYON_NUM_THREADS` sets the number of threads. Memory is read from Linux' /proc.
 // An example is a user of the mathematics: it may read a clock and a file.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -26,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let before = peak_memory();
     let tokens = random::standard_normal(1, count, DIM);
     let flow = ParticleFlow::new(vec![Head::identity(DIM)], AttentionKernel::softmax(1.0)?, count, Placement::Ambient)?;
+    let single = std::env::args().nth(2).is_some_and(|precision| precision == "f32");
+    let flow = if single { flow.in_single_precision() } else { flow };
     let mut velocity = vec![0.0; tokens.len()];
     let mut seconds: Vec<f64> = (0..REPEATS)
         .map(|_| {

@@ -1,7 +1,7 @@
 //! Attention kernels: Score x Normalization x Mask, evaluated by streaming over tokens.
 //!
 //! [`kernel`] names the choices; [`projections`] holds queries and keys of a cloud; [`streaming`] turns them into
-//! fields without ever holding n x n weights; [`statistics`] reads energies, leaders and, on demand, weights from them;
+//! fields without ever holding n x n weights, large clouds through the kernels of [`fused`]; [`statistics`] reads energies, leaders and, on demand, weights from them;
 //! [`jacobian`] differentiates the fields, exactly and in the same memory.
 
 mod exponential;

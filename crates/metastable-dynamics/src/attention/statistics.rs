@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::fused;
 use super::kernel::{AttentionKernel, Mask};
 use super::projections::Projections;
-use super::streaming::for_each_row;
+use super::streaming::{for_each_row, is_large};
 use crate::linalg::Matrix;
 
 /// The n x n matrix P of attention weights; entries under the mask are zero. Memory O(n²): ask only for small n.
@@ -18,16 +19,15 @@ pub fn weights(projections: &Projections, kernel: &AttentionKernel) -> Matrix {
 /// ln Σ_ij e^{S_ij} over the visible pairs; `None` if it is not a finite number (gain·s beyond f64). O(n² k).
 pub fn log_partition(projections: &Projections, mask: Mask) -> Option<f64> {
     let n = projections.count();
-    let rows: Vec<f64> = (0..n)
-        .into_par_iter()
-        .map_init(
-            || vec![0.0; n],
-            |scratch, i| {
-                let row = projections.scores(i, mask, scratch);
-                log_sum_exp(row.iter().map(|s| projections.gain() * s))
-            },
-        )
-        .collect();
+    let rows: Vec<f64> = if is_large(projections) {
+        fused::log_sums(projections, mask)
+    } else {
+        let of_row = |scratch: &mut Vec<f64>, i| {
+            let row = projections.scores(i, mask, scratch);
+            log_sum_exp(row.iter().map(|s| projections.gain() * s))
+        };
+        (0..n).into_par_iter().map_init(|| vec![0.0; n], of_row).collect()
+    };
     Some(log_sum_exp(rows.iter().copied())).filter(|value| value.is_finite())
 }
 
@@ -89,4 +89,43 @@ fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
         return top;
     }
     top + terms.map(|s| (s - top).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::Score;
+    use crate::linalg::{dot, squared_distance};
+    use crate::random;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Small clouds go row by row, large ones through the fused kernels.
+        #[test]
+        fn log_partitions_equal_the_sum_over_pairs(
+            seed in 0_u64..100, n in 1_usize..170, d in 1_usize..12, causal: bool, distance: bool, beta in -2.0_f64..3.0,
+        ) {
+            let (score, mask) = (
+                if distance { Score::SquaredDistance } else { Score::Dot },
+                if causal { Mask::Causal } else { Mask::Full },
+            );
+            let kernel = AttentionKernel::new(score, crate::attention::Normalization::Linear, mask, beta).unwrap();
+            let tokens = random::standard_normal(seed, n, d);
+            let identity = Matrix::scaled_identity(d, 1.0);
+            let mut projections = Projections::zeros(n, d, d);
+            projections.fill(&kernel, 1.0, &tokens, [&identity; 3]);
+            let rows: Vec<&[f64]> = tokens.chunks_exact(d).collect();
+            let pair = |i: usize, j: usize| beta * match score {
+                Score::Dot => dot(rows[i], rows[j]),
+                Score::SquaredDistance => -squared_distance(rows[i], rows[j]),
+            };
+            let scores: Vec<f64> =
+                (0..n).flat_map(|i| (0..mask.visible(i, n)).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let expected = top + scores.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
+            let found = log_partition(&projections, mask).unwrap();
+            // Scores are below 500 here, and each is rounded a few times.
+            prop_assert!((found - expected).abs() <= 1e-12 * (1.0 + expected.abs()), "{} {}", found, expected);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The attention field Σ_j P_ij v_j, one row of scores at a time: memory O(n d) plus one row a thread, never n x n.
 //!
+//! This is how small clouds move, and how weights are shown; from 128 tokens on fields go through [`fused`].
+//!
 //! Parallel over output tokens; each row is summed in a fixed order, so results are equal to the bit on any number
 //! of threads.
 
@@ -86,7 +88,7 @@ pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out:
 }
 
 /// Whether packing keys and values for the fused kernels pays.
-fn is_large(projections: &Projections) -> bool {
+pub(super) fn is_large(projections: &Projections) -> bool {
     projections.count() * projections.count() >= SERIAL_PAIRS
 }
 

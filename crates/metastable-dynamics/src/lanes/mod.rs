@@ -94,7 +94,7 @@ impl Level {
 
 /// The numbers kernels compute with: `f32` or `f64`.
 pub trait Real: Copy + Default + PartialOrd + std::fmt::Debug + Send + Sync + 'static {
-    /// Largest magnitude that [`Lanes::exp2`] accepts and below whose negative it gives 0.
+    /// Largest exponent that 2^x accepts; at its negative and below the power is exactly 0.
     const CUT: f64;
     /// Largest factor of scores that products with score differences survive.
     const MAX_FACTOR: f64;
@@ -105,6 +105,7 @@ pub trait Real: Copy + Default + PartialOrd + std::fmt::Debug + Send + Sync + 's
     /// The same number in f64.
     fn to_f64(self) -> f64;
     /// Runs `work` with the registers of `level`, or the portable path if this machine has none of them.
+    #[doc(hidden)]
     fn dispatch<W: Work<Self>>(level: Level, work: W) -> W::Output;
 }
 

@@ -1,8 +1,9 @@
 //! Fused attention: scores, weights and messages in one sweep, in `f32` and `f64`, at the speed of the registers.
 //!
 //! [`attend`] is Σ_j P_ij v_j for any queries, keys and values; [`log_sum_exp`] the logarithms of the rows' sums, with
-//! potentials. Memory is O(n (k + m)), never n x n. The work is shared out over queries and every sum has a fixed order, so
-//! results are equal to the bit on any number of threads (not between kinds of registers, see [`crate::lanes`]).
+//! potentials. Memory is O(n (k + m)), never n x n. The work is shared out over queries and every sum has a fixed
+//! order, so results are equal to the bit on any number of threads; between kinds of registers (AVX-512, AVX2,
+//! portable, chosen at run time) they differ by rounding.
 //!
 //! Few dimensions stay in registers (`small`); more go through tiles (`tile`). `problem` is what both are asked.
 
@@ -17,9 +18,11 @@ pub use crate::lanes::Real;
 pub use potentials::{attend_with_potentials, log_sum_exp};
 
 use super::kernel::{AttentionKernel, Mask};
+use super::projections::Projections;
 use crate::lanes::Level;
+use problem::Answer;
 use problem::View;
-pub(super) use problem::{Answer, Frame, Problem, Rounded};
+pub(super) use problem::{Frame, Problem, Rounded};
 
 /// Below this many score evaluations a field is computed on the calling thread: the pool costs more than it saves.
 pub(super) const SERIAL_PAIRS: usize = 1 << 14;
@@ -131,6 +134,16 @@ pub(super) fn answer<T: Real>(problem: &Problem<'_, T>, level: Level, out: &mut 
     } else {
         tile_answer::<T, 4>(problem, level, out);
     }
+}
+
+/// ln Σ_j e^{S_ij} over the visible tokens, \[n\], for projections. O(n² k).
+pub(super) fn log_sums(projections: &Projections, mask: Mask) -> Vec<f64> {
+    let kernel = AttentionKernel::softmax(projections.beta()).expect("kernels have finite betas").masked(mask);
+    let field = Problem::of(projections, &kernel, Frame::Absolute);
+    let problem = Problem { value_width: 0, answer: Answer::MessageAndLogSum, ..field };
+    let mut out = vec![0.0; projections.count()];
+    answer(&problem, Level::best(), &mut out);
+    out
 }
 
 fn small_answer<T: Real, const D: usize>(problem: &Problem<'_, T>, level: Level, out: &mut [T]) {
