@@ -123,15 +123,15 @@ fn departure_times_follow_the_closed_form_over_eps() {
     }
 }
 
-/// For V = I the covariance blows up if and only if A + Aᵀ has a positive eigenvalue (closed form, 2.2): in dimension 2
-/// nearly always, in higher dimension always, for a determinant of alternating sign has probability 0 of the rest.
+/// For V = I the covariance blows up if and only if A + Aᵀ has a positive eigenvalue (closed form, 2.2), which random
+/// matrices of dimension 8 have but for odds far below one in a million.
 #[test]
 fn random_heads_with_identity_values_blow_up() {
-    let report = outcome("gaussian-regimes", &["vary.1.values=[4,8]", "seeds=20"]);
+    let report = outcome("gaussian-regimes", &["vary.1.values=[4,8]", "seeds=8"]);
     let cells: Vec<_> = (0..6).map(|cell| histogram(&report, "gaussian_regime", cell)).collect();
     // V = I is the last case.
-    assert_eq!(cells[5], counts([("blow_up", 20)]));
+    assert_eq!(cells[5], counts([("blow_up", 8)]));
     for cell in &cells {
-        assert_eq!(cell.values().sum::<usize>(), 20, "{cells:?}");
+        assert_eq!(cell.values().sum::<usize>(), 8, "{cells:?}");
     }
 }
