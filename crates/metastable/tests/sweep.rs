@@ -103,9 +103,11 @@ fn shares_of_close_pairs_in_low_dimension_are_those_of_the_table_within_the_mont
             let found = column(&report, name);
             let (mean, low, high) = (of(&found.mean), of(&found.low), of(&found.high));
             // 95 % is two standard errors; the table has as many runs (half as many for d = 8), so the difference has √2
-            // (√3) of them: four of those, and the digits of the table.
-            let error = 0.25 * (high - low) * if cell == 4 { 3.0_f64 } else { 2.0 }.sqrt();
-            assert!((mean - expected).abs() < 4.0 * error + 1e-3, "cell {cell}, {name}: {mean} {expected} {error}");
+            // (√3) of them: four of those, and the digits of the table. Where all runs agree their spread says nothing of
+            // the rare one that does not: one run of the table's moves its mean by up to one over their number.
+            let (runs, ratio) = if cell == 4 { (64.0, 3.0_f64) } else { (128.0, 2.0) };
+            let error = 0.25 * (high - low) * ratio.sqrt();
+            assert!((mean - expected).abs() < 4.0 * error + 1.0 / runs + 1e-3, "cell {cell}, {name}: {mean} {expected} {error}");
         }
     }
 }
@@ -123,15 +125,15 @@ fn departure_times_follow_the_closed_form_over_eps() {
     }
 }
 
-/// For V = I the covariance blows up if and only if A + Aᵀ has a positive eigenvalue (closed form, 2.2): in dimension 2
-/// nearly always, in higher dimension always, for a determinant of alternating sign has probability 0 of the rest.
+/// For V = I the covariance blows up if and only if A + Aᵀ has a positive eigenvalue (closed form, 2.2), which random
+/// matrices of dimension 8 have but for odds far below one in a million.
 #[test]
 fn random_heads_with_identity_values_blow_up() {
-    let report = outcome("gaussian-regimes", &["vary.1.values=[4,8]", "seeds=20"]);
+    let report = outcome("gaussian-regimes", &["vary.1.values=[4,8]", "seeds=8"]);
     let cells: Vec<_> = (0..6).map(|cell| histogram(&report, "gaussian_regime", cell)).collect();
     // V = I is the last case.
-    assert_eq!(cells[5], counts([("blow_up", 20)]));
+    assert_eq!(cells[5], counts([("blow_up", 8)]));
     for cell in &cells {
-        assert_eq!(cell.values().sum::<usize>(), 20, "{cells:?}");
+        assert_eq!(cell.values().sum::<usize>(), 8, "{cells:?}");
     }
 }
