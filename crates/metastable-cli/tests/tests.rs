@@ -10,6 +10,7 @@ mod families;
 mod field;
 mod folders;
 mod inspect;
+mod inspect_adapter;
 #[cfg(unix)]
 mod interrupted;
 mod main_job;

@@ -194,11 +194,6 @@ impl Model {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
-    /// The folder it was opened from.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The weights, for those who change them.
     pub(crate) fn transformer_mut(&mut self) -> &mut Transformer {
         &mut self.transformer

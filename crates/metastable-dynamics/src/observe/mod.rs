@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod clusters;
 pub mod exponential_sum;
 pub mod hull;
+pub mod leading;
 mod pairs;
 mod quadrature;
 pub mod rank;
@@ -18,6 +19,7 @@ pub mod twin;
 
 pub use cloud::CloudShape;
 pub use clusters::{Clusters, single_linkage};
+pub use leading::{LeadingDirection, leading_direction};
 pub use rank::numerical_rank;
 pub use tracking::{ClusterEvent, Tracker};
 pub use twin::{Assignment, BracketedTime};
