@@ -3,6 +3,7 @@
 use crate::error::DynamicsError;
 use crate::head::Head;
 use crate::linalg::{Matrix, dot, norm};
+use crate::observe::stability::leading_drift;
 
 /// The leading eigenvector of the symmetric part of W V, before and after an update Δ of that part.
 ///
@@ -12,7 +13,7 @@ use crate::linalg::{Matrix, dot, norm};
 ///
 /// # References
 /// "Understanding catastrophic forgetting in LoRA via mean-field attention dynamics" (arXiv 2402.15415v2), proposition
-/// 3.3 \[2nd\]; the sharper tan 2θ <= 2|b|/(gap + a - ‖E‖), an equality in the plane, is \[derived, checked\].
+/// 3.3 \[2nd\], through [`leading_drift`]; the sharper tan 2θ <= 2|b|/(gap + a - ‖E‖), an equality in the plane, is \[derived, checked\].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LeadingDirection {
     /// λ_1 before.
@@ -46,36 +47,21 @@ pub fn leading_direction(base: &Head, adapted: &Head) -> Result<Option<LeadingDi
     let basis = joint_range(base, adapted);
     let (before, after) = (symmetric_core(base, &basis), symmetric_core(adapted, &basis));
     let k = before.rows();
-    let outside = base.dim() > k;
     let (values, vectors) = before.symmetric_eigen()?;
     let eigenvalue = values[k - 1];
     if eigenvalue <= 0.0 {
         return Ok(None);
     }
-    let second = if k > 1 { values[k - 2] } else { f64::NEG_INFINITY };
-    let second = if outside { second.max(0.0) } else { second };
-    let gap = if second.is_finite() { eigenvalue - second } else { eigenvalue };
+    let drift = leading_drift(&before, &after.add_scaled(-1.0, &before))?;
     let u: Vec<f64> = (0..k).map(|i| vectors.at(i, k - 1)).collect();
-    let delta = after.add_scaled(-1.0, &before);
-    let mut pushed = vec![0.0; k];
-    delta.apply(&u, &mut pushed);
-    let a = dot(&u, &pushed);
-    let beside: Vec<f64> = pushed.iter().zip(&u).map(|(x, u)| x - a * u).collect();
-    let b = norm(&beside);
-    // PΔP = Δ - u(Δu)ᵀ - (Δu)uᵀ + a·uuᵀ.
-    let inner = |i: usize, j: usize| delta.at(i, j) - u[i] * pushed[j] - pushed[i] * u[j] + a * u[i] * u[j];
-    let inner = Matrix::from_fn(k, k, |i, j| 0.5 * (inner(i, j) + inner(j, i)));
-    let spectrum = inner.symmetric_eigen()?.0;
-    let e = spectrum.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
-    let room = gap + a - e;
     Ok(Some(LeadingDirection {
         eigenvalue,
-        gap,
-        a,
-        b,
-        e,
-        holds: gap + a > 2.0 * b + e,
-        tan_double_angle_bound: (room > 0.0).then(|| 2.0 * b / room),
+        gap: if drift.gap.is_finite() { drift.gap } else { eigenvalue },
+        a: drift.along,
+        b: drift.across,
+        e: drift.rest,
+        holds: drift.is_stable,
+        tan_double_angle_bound: drift.tan_two_theta,
         angle: angle(&u, &after)?,
     }))
 }
@@ -114,14 +100,17 @@ fn joint_range(base: &Head, adapted: &Head) -> Matrix {
     Matrix::from_fn(base.dim(), columns.len(), |i, j| columns[j][i]).thin_qr().0
 }
 
-/// The symmetric part of W V in a basis [d, k]: (M + Mᵀ)/2 with M = (QᵀW)(V Q).
+/// The symmetric part of W V in a basis [d, k]: (M + Mᵀ)/2 with M = (QᵀW)(V Q). Where the basis does not fill R^d, one
+/// direction of the rest stands for all of it: there both parts are 0.
 fn symmetric_core(head: &Head, basis: &Matrix) -> Matrix {
     let value = head.value().multiply(basis);
     let core = match head.output() {
         Some(output) => basis.transpose().multiply(output).multiply(&value),
         None => basis.transpose().multiply(&value),
     };
-    Matrix::from_fn(core.rows(), core.rows(), |i, j| 0.5 * (core.at(i, j) + core.at(j, i)))
+    let k = core.rows();
+    let side = k + usize::from(k < head.dim());
+    Matrix::from_fn(side, side, |i, j| if i.max(j) < k { 0.5 * (core.at(i, j) + core.at(j, i)) } else { 0.0 })
 }
 
 #[cfg(test)]
