@@ -217,6 +217,18 @@ pub(crate) struct InspectArgs {
     /// Links normalised tokens nearer than this into one cluster [default: 0.7]
     #[arg(long, value_name = "R")]
     pub(crate) cluster_radius: Option<f64>,
+    /// Follows the text through the model with this LoRA adapter as well, and says what changed
+    #[arg(long, value_name = "ADAPTER")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Also tries the adapter at these factors on its scale, as 0,0.5,1,2
+    #[arg(long, value_name = "FACTORS", value_delimiter = ',', requires = "adapter", allow_hyphen_values = true)]
+    pub(crate) scale_sweep: Vec<f64>,
+    /// Ends with exit code 3 if this holds, as shift_relative>0.5 or clusters_changed>0; may be given again
+    #[arg(long, value_name = "EXPR", requires = "adapter")]
+    pub(crate) fail_if: Vec<String>,
+    /// Uses what can be used of an adapter with findings
+    #[arg(long, requires = "adapter")]
+    pub(crate) allow_partial: bool,
 }
 
 /// The text of `metastable inspect`: one of the two.

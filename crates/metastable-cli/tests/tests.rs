@@ -11,6 +11,7 @@ mod field;
 mod folders;
 mod gaussian;
 mod inspect;
+mod inspect_adapter;
 #[cfg(unix)]
 mod interrupted;
 mod lipschitz;

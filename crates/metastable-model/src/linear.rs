@@ -24,9 +24,9 @@ pub(crate) struct Update<'a> {
     pub(crate) a: &'a [f32],
     pub(crate) b: &'a [f32],
     pub(crate) scale: f64,
-    /// DoRA's, [outputs].
+    /// DoRA's, \[outputs\].
     pub(crate) magnitude: Option<&'a [f32]>,
-    /// A constant beside B, [outputs]; scaled as the product is.
+    /// A constant beside B, \[outputs\]; scaled as the product is.
     pub(crate) bias: Option<&'a [f32]>,
 }
 
@@ -107,7 +107,7 @@ impl Linear {
         self.weight = weight.into();
     }
 
-    /// Takes another b [outputs].
+    /// Takes another b \[outputs\].
     pub(crate) fn replace_bias(&mut self, bias: Vec<f32>) {
         debug_assert_eq!(bias.len(), self.outputs);
         self.bias = Some(bias);

@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::Result;
+use metastable::adapter::Strictness;
 use metastable::inspect::report::InspectReport;
-use metastable::inspect::{self, DEFAULT_CLUSTER_RADIUS, InspectRequest, TextSource};
+use metastable::inspect::twin::{AdapterLayer, AdapterReport};
+use metastable::inspect::{self, AdapterRequest, DEFAULT_CLUSTER_RADIUS, InspectRequest, TextSource, Threshold};
 use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
@@ -18,6 +20,7 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
         (Some(file), _) => TextSource::File(file),
         (None, prompt) => TextSource::Prompt(prompt.unwrap_or_default()),
     };
+    let thresholds = args.fail_if.iter().map(|text| Threshold::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
     let request = InspectRequest {
         output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
@@ -27,6 +30,11 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
         max_tokens: args.max_tokens.map(NonZeroUsize::get),
         layers: args.layers,
         cluster_radius: args.cluster_radius.unwrap_or(DEFAULT_CLUSTER_RADIUS),
+        adapter: args.adapter.map(|adapter| AdapterRequest {
+            adapter,
+            strictness: if args.allow_partial { Strictness::Partial } else { Strictness::Closed },
+            scale_sweep: args.scale_sweep,
+        }),
     };
     let report = inspect::run(&request, progress)?;
     progress.clear();
@@ -36,7 +44,7 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
         OutputFormat::Json => out.json(&serde_json::json!({
             "title": report.header.title, "model": report.model, "layers": report.layers,
             "before_final_norm": report.before_final_norm,
-            "summary": report.header.summary, "warnings": report.header.warnings,
+            "adapter": report.adapter, "summary": report.header.summary, "warnings": report.header.warnings,
         }))?,
         OutputFormat::Csv => out.text(&table.to_csv())?,
         OutputFormat::Table => {
@@ -46,10 +54,31 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
             }
             out.line("")?;
             out.text(&show::table(&table))?;
+            if let Some(adapter) = &report.adapter {
+                out.line("")?;
+                out.text(&show::table(&adapter_layers(adapter)?))?;
+            }
             out.line(&format!("\nreport: {}", request.output.join("report.html").display()))?;
         }
     }
-    Ok(())
+    let failure = report.adapter.iter().find_map(|report| thresholds.iter().find_map(|t| t.failure(report)));
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+fn adapter_layers(report: &AdapterReport) -> Result<Table> {
+    let rows = &report.layers;
+    let mut table = Table::new("adapter");
+    let counts = |pick: fn(&AdapterLayer) -> usize| {
+        Column::Integer(rows.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect())
+    };
+    table.push("layer", counts(|row| row.index))?;
+    table.push("shift", Column::numbers(rows.iter().map(|row| row.shift_relative)))?;
+    table.push("cosine", Column::numbers(rows.iter().map(|row| row.cosine)))?;
+    table.push("clusters", counts(|row| row.n_clusters))?;
+    table.push("changed", counts(|row| row.clusters_changed))?;
+    table.push("W2", Column::Float(rows.iter().map(|row| row.wasserstein2).collect()))?;
+    table.push("energy change", Column::Float(rows.iter().map(|row| row.energy_change).collect()))?;
+    Ok(table)
 }
 
 /// Writes logits or last hidden states.

@@ -77,9 +77,9 @@ pub struct LoraModule {
     pub alpha: f64,
     /// alpha/r, or alpha/sqrt(r) for rsLoRA.
     pub scale: f64,
-    /// DoRA's magnitudes, [out].
+    /// DoRA's magnitudes, \[out\].
     pub magnitude: Option<Vec<f32>>,
-    /// A bias that comes with B (`lora_bias`), [out]; it is scaled as the product is.
+    /// A bias that comes with B (`lora_bias`), \[out\]; it is scaled as the product is.
     pub bias: Option<Vec<f32>>,
 }
 

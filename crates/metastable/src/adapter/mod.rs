@@ -1,7 +1,7 @@
 //! The job `adapter`: what a LoRA adapter's files hold, whether they can be trusted, and other files for the same update.
 //!
-//! [`info`] measures modules, [`check`] judges files, [`compare`] sets two adapters side by side, [`rebalance`],
-//! [`merge`] and [`convert`] write new files; nothing that is read is ever changed.
+//! `info` measures modules, `check` judges files, `compare` sets two adapters side by side, `rebalance`, `merge` and
+//! `convert` write new files; nothing that is read is ever changed.
 //!
 //! *Balanced* means BᵀB = A Aᵀ and nothing else.
 

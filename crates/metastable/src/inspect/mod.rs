@@ -6,12 +6,14 @@
 mod family;
 pub mod report;
 mod tokens;
+pub mod twin;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::attention::{AttentionKernel, Projections, statistics};
-use metastable_dynamics::{Matrix, TokensRef};
+use metastable_dynamics::{Matrix, Tokens, TokensRef};
 use metastable_model::config::OutputHead;
 use metastable_model::{Config, Encoded, Hidden, Input, Model, Weights};
 
@@ -30,6 +32,9 @@ use crate::watch::Watcher;
 use family::{attention, family_definitions};
 use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, ModelSummary};
 use tokens::{ContentRows, Ignored};
+pub use twin::AdapterRequest;
+use twin::{Adapted, Attached, LayerTwin};
+pub use verdict::Threshold;
 
 /// Tokens of which a linked pair has cosine above 1 - r²/2 = 0.755.
 pub const DEFAULT_CLUSTER_RADIUS: f64 = 0.7;
@@ -60,6 +65,8 @@ pub struct InspectRequest {
     pub layers: Vec<usize>,
     /// The linking radius of clusters between normalised tokens.
     pub cluster_radius: f64,
+    /// The adapter whose effect is followed beside the base model.
+    pub adapter: Option<AdapterRequest>,
 }
 
 /// Follows a text through a checkpoint, into a run folder.
@@ -89,17 +96,27 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
         layers,
         definitions: definitions(request.cluster_radius, weights.config()),
         cluster_radius: request.cluster_radius,
+        adapter: request.adapter.as_ref().map(|adapter| adapter.adapter.display().to_string()),
+        scale_sweep: request.adapter.as_ref().map(|adapter| adapter.scale_sweep.clone()).unwrap_or_default(),
     };
-    let provenance = provenance(&weights, &text)?;
+    let mut provenance = provenance(&weights, &text)?;
+    if let Some(adapter) = &request.adapter {
+        for (name, file) in Adapted::files(adapter)? {
+            provenance.add_input(&name, &file)?;
+        }
+    }
     drop(weights);
+    let attached = request.adapter.as_ref().map(|adapter| Attached::of(&model, adapter)).transpose()?;
     let resolved = crate::document::to_toml(&config)?;
     let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint(&resolved, &provenance))?;
     watcher.progress(0.2, "forward pass");
     let hidden = model.forward(&Input::from(&encoded))?;
-    let observed = observe(&model, &hidden, &encoded, config, provenance, watcher)?;
+    let adapted = attached.map(|attached| Adapted::run(&model, attached, &encoded)).transpose()?;
+    let seen = Seen { model: &model, hidden: &hidden, adapted: adapted.as_ref(), encoded: &encoded };
+    let observed = observe(&seen, config, provenance, watcher)?;
     watcher.progress(0.95, "writing the report");
     folder.write("config.resolved.toml", resolved.as_bytes())?;
-    folder.write("hidden.safetensors", &hidden_bytes(&hidden, &encoded)?)?;
+    folder.write("hidden.safetensors", &hidden_bytes(&seen)?)?;
     folder.write("layers.parquet", &layers_table(&observed.0)?.to_parquet()?)?;
     folder.write("heads.parquet", &heads_table(&observed.0)?.to_parquet()?)?;
     publish::publish(&mut folder, &observed.0, &observed.1)?;
@@ -173,44 +190,42 @@ fn definitions(radius: f64, config: &Config) -> Vec<String> {
 
 /// Observables of every level, spectra of every head, and what is drawn.
 fn observe(
-    model: &Model,
-    hidden: &Hidden,
-    encoded: &Encoded,
+    seen: &Seen<'_>,
     config: InspectConfig,
     provenance: Provenance,
     watcher: &mut dyn Watcher,
 ) -> Result<(InspectReport, Display), LabError> {
+    let Seen { model, hidden, encoded, .. } = *seen;
     let (n, d, levels) = (hidden.count(), hidden.dim(), hidden.levels());
     let clouds = hidden.trajectory()?;
-    let states: Vec<&[f64]> = clouds.iter().map(|cloud| cloud.as_slice()).collect();
+    let adapted_clouds = seen.adapted.map(|adapted| adapted.hidden.trajectory()).transpose()?.unwrap_or_default();
+    let states: Vec<&[f64]> = clouds.iter().chain(&adapted_clouds).map(|cloud| cloud.as_slice()).collect();
     let projection = Projection::of(d, &states)?;
-    let mut collector = Collector::on_directions(config.cluster_radius);
     let selection = Selection::new(n, projection.dim(), levels);
-    let mut builder = CloudBuilder::new(n, projection.dim(), &selection);
     let ignored = Ignored::new(&encoded.special, model.config().mask);
     let radius = config.cluster_radius;
-    let mut rows = Vec::new();
-    for (level, cloud) in clouds.iter().enumerate() {
-        watcher.progress(0.2 + 0.6 * level as f64 / levels as f64, &format!("level {level}"));
-        let log_energy = direction_energy(cloud.view())?;
-        collector.observe(level as f64, cloud.view(), AttentionObservables { log_energy, rank: None })?;
-        let positions = projection.apply(d, cloud.as_slice(), &selection);
-        // No block made the embedding.
-        let weights = level.checked_sub(1).map(|block| model.mean_attention_weights(hidden, block)).transpose()?;
-        builder.push_weights(&positions, weights.as_ref());
-        rows.push(ignored.rows(cloud.view(), radius)?);
-    }
-    let (series, mut cluster_history, last) = collector.finish();
-    cluster_history.labels.iter_mut().for_each(|labels| *labels = selection.of(labels));
+    let drawing = Drawing { projection: &projection, selection: &selection, radius };
+    let base = drawing.follow(model, hidden, &clouds, watcher)?;
+    let rows = clouds.iter().map(|cloud| ignored.rows(cloud.view(), radius)).collect::<Result<_, _>>()?;
     let before_final_norm =
         hidden.before_final_norm()?.map(|cloud| ignored.norm_row(cloud.view(), radius)).transpose()?;
+    let mut twin = None;
+    if let Some(adapted) = seen.adapted {
+        let followed = drawing.follow(&adapted.model, &adapted.hidden, &adapted_clouds, watcher)?;
+        let energies = [&base.series.energy[..], &followed.series.energy[..]];
+        let compared = twin::compare(&clouds, &adapted_clouds, energies, radius)?;
+        let mut report = twin::report(model, &clouds, adapted, &compared, &config.layers, radius)?;
+        report.verdict = verdict::sentence(&report.layers, report.departure, &report.heads, n);
+        twin = Some((report, followed, compared));
+    }
+    let Followed { series, cluster_history, last, cloud } = base;
     let heads = spectra(model, &config.layers)?;
     let layers = layer_rows(&series, rows);
     let header = Header {
         schema: SCHEMA,
         job: "inspect",
         title: title(&config.model, encoded),
-        summary: summary(&series, encoded, levels),
+        summary: summary(&series, encoded, levels, twin.as_ref().map(|(report, _, _)| report.verdict.clone())),
         warnings: warnings(encoded, config.max_tokens),
         provenance,
         axis: Axis { name: "layer", symbol: "layer" },
@@ -220,13 +235,27 @@ fn observe(
             strings: Some(encoded.tokens.clone()),
             special: Some(encoded.special.clone()),
         },
-        projection: projection.statement,
-        display_tokens: selection.tokens,
+        projection: projection.statement.clone(),
+        display_tokens: selection.tokens.clone(),
         attention: Some(AttentionNote {
             gamma: GAMMA,
             note: "Mean over heads of the weights of the block that made this level; no block made level 0.".into(),
         }),
     };
+    let times = (0..levels).map(|level| level as f64).collect();
+    let (mut adapter, mut layer_twin, mut twin_cloud) = (None, None, None);
+    if let Some((report, followed, compared)) = twin {
+        layer_twin = Some(LayerTwin {
+            clusters: followed.last.map(cluster_summary).unwrap_or_else(no_clusters),
+            series: followed.series,
+            cluster_history: followed.cluster_history,
+            departure_time: compared.departure,
+            max_distance: compared.paired.max.iter().flatten().copied().reduce(f64::max),
+            wasserstein2: compared.layers.iter().map(|layer| layer.wasserstein2).collect(),
+            paired_distance: compared.paired,
+        });
+        (adapter, twin_cloud) = (Some(report), Some(followed.cloud));
+    }
     let report = InspectReport {
         model: model_summary(model, &header.provenance),
         header,
@@ -236,10 +265,60 @@ fn observe(
         layers,
         before_final_norm,
         heads,
+        adapter,
+        twin: layer_twin,
         config,
     };
-    let times = (0..levels).map(|level| level as f64).collect();
-    Ok((report, Display { times, base: builder.finish(), twin: None, samples: None }))
+    Ok((report, Display { times, base: cloud, twin: twin_cloud, samples: None }))
+}
+
+/// What was computed of a text, before it is observed.
+struct Seen<'a> {
+    model: &'a Model,
+    hidden: &'a Hidden,
+    adapted: Option<&'a Adapted>,
+    encoded: &'a Encoded,
+}
+
+/// How clouds of both runs are observed and drawn.
+struct Drawing<'a> {
+    projection: &'a Projection,
+    selection: &'a Selection,
+    radius: f64,
+}
+
+/// One run as observed.
+struct Followed {
+    series: crate::observables::Series,
+    cluster_history: crate::observables::ClusterHistory,
+    last: Option<metastable_dynamics::observe::Clusters>,
+    cloud: crate::render::Cloud,
+}
+
+impl Drawing<'_> {
+    fn follow(
+        &self,
+        model: &Model,
+        hidden: &Hidden,
+        clouds: &[Tokens],
+        watcher: &mut dyn Watcher,
+    ) -> Result<Followed, LabError> {
+        let (n, d) = (hidden.count(), hidden.dim());
+        let mut collector = Collector::on_directions(self.radius);
+        let mut builder = CloudBuilder::new(n, self.projection.dim(), self.selection);
+        for (level, cloud) in clouds.iter().enumerate() {
+            watcher.progress(0.2 + 0.6 * level as f64 / clouds.len() as f64, &format!("level {level}"));
+            let log_energy = direction_energy(cloud.view())?;
+            collector.observe(level as f64, cloud.view(), AttentionObservables { log_energy, rank: None })?;
+            let positions = self.projection.apply(d, cloud.as_slice(), self.selection);
+            // No block made the embedding.
+            let weights = level.checked_sub(1).map(|block| model.mean_attention_weights(hidden, block)).transpose()?;
+            builder.push_weights(&positions, weights.as_ref());
+        }
+        let (series, mut cluster_history, last) = collector.finish();
+        cluster_history.labels.iter_mut().for_each(|labels| *labels = self.selection.of(labels));
+        Ok(Followed { series, cluster_history, last, cloud: builder.finish() })
+    }
 }
 
 fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {
@@ -332,7 +411,12 @@ fn title(model: &str, encoded: &Encoded) -> String {
     format!("{name}, {} tokens", encoded.ids.len())
 }
 
-fn summary(series: &crate::observables::Series, encoded: &Encoded, levels: usize) -> Vec<String> {
+fn summary(
+    series: &crate::observables::Series,
+    encoded: &Encoded,
+    levels: usize,
+    verdict: Option<String>,
+) -> Vec<String> {
     let special = encoded.special.iter().filter(|special| **special).count();
     let mut sentences =
         vec![format!("{} tokens ({special} special) through {} blocks.", encoded.ids.len(), levels - 1)];
@@ -343,6 +427,7 @@ fn summary(series: &crate::observables::Series, encoded: &Encoded, levels: usize
     if let (Some(Some(first)), Some(Some(last))) = (series.n_clusters.first(), series.n_clusters.last()) {
         sentences.push(format!("Clusters: {first} at the embedding, {last} at the last level."));
     }
+    sentences.extend(verdict);
     sentences
 }
 
@@ -353,15 +438,22 @@ fn warnings(encoded: &Encoded, limit: usize) -> Vec<String> {
     }
 }
 
-fn hidden_bytes(hidden: &Hidden, encoded: &Encoded) -> Result<Vec<u8>, LabError> {
+fn hidden_bytes(seen: &Seen<'_>) -> Result<Vec<u8>, LabError> {
+    let Seen { hidden, encoded, .. } = *seen;
     let (levels, n, d) = (hidden.levels(), hidden.count(), hidden.dim());
-    let states: Vec<f32> =
-        (0..levels - 1).flat_map(|level| hidden.level(level)).chain(hidden.last()).copied().collect();
+    let all = |hidden: &Hidden| -> Vec<f32> {
+        (0..levels - 1).flat_map(|level| hidden.level(level)).chain(hidden.last()).copied().collect()
+    };
+    let states = all(hidden);
+    let adapted = seen.adapted.map(|adapted| all(&adapted.hidden));
     let ids: Vec<i64> = encoded.ids.iter().map(|id| i64::from(*id)).collect();
     let mut tensors = vec![
         Tensor::new("hidden", &[levels, n, d], TensorData::F32(&states)),
         Tensor::new("ids", &[n], TensorData::I64(&ids)),
     ];
+    if let Some(adapted) = &adapted {
+        tensors.push(Tensor::new("hidden_lora", &[levels, n, d], TensorData::F32(adapted)));
+    }
     if hidden.normed().is_some() {
         tensors.push(Tensor::new("hidden_before_norm", &[n, d], TensorData::F32(hidden.level(levels - 1))));
     }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::twin::{AdapterReport, LayerTwin};
 use crate::observables::{ClusterHistory, Series};
 use crate::report::{ClusterSummary, Header};
 
@@ -27,6 +28,10 @@ pub struct InspectReport {
     pub before_final_norm: Option<NormRow>,
     /// Spectra of every head.
     pub heads: Vec<HeadRow>,
+    /// What the adapter did, where there is one.
+    pub adapter: Option<AdapterReport>,
+    /// The adapted run, as pages draw twins.
+    pub twin: Option<LayerTwin>,
 }
 
 /// What was asked, and the definitions that numbers depend on.
@@ -46,6 +51,12 @@ pub struct InspectConfig {
     pub definitions: Vec<String>,
     /// The linking radius of clusters, between tokens normalised to the unit sphere.
     pub cluster_radius: f64,
+    /// The adapter as given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Factors on its scale that were tried as well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scale_sweep: Vec<f64>,
 }
 
 /// A checkpoint in a few figures.

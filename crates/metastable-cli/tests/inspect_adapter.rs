@@ -1,0 +1,101 @@
+//! `metastable inspect --adapter`: the twin on a real forward pass.
+
+use serde_json::Value;
+
+use crate::util::{World, check_page, repository};
+
+fn fixture(name: &str) -> String {
+    repository(&format!("crates/metastable-model/tests/{name}"))
+}
+
+const TEXT: &str = "First Citizen: Before we proceed any further, hear me speak.";
+
+fn arguments<'a>(model: &'a str, adapter: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["inspect", model, "--adapter", adapter, "--prompt", TEXT, "-o", "run"];
+    arguments.extend(more);
+    arguments
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[test]
+fn base_and_adapted_stand_side_by_side_in_every_file() {
+    let world = World::new();
+    let (model, adapter) = (fixture("fixtures/tiny-llama"), fixture("golden/adapters/llama-patterns"));
+    let ended = world.succeed(&arguments(&model, &adapter, &["--scale-sweep", "0,0.5,1,2"]));
+    assert!(ended.stdout.contains("The adapter moves the last level by"), "{}", ended.stdout);
+    let report = world.report("run");
+    let layers = report["adapter"]["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), report["layers"].as_array().unwrap().len());
+    for key in ["index", "shift_relative", "cosine", "clusters_changed", "wasserstein2", "energy", "energy_change"] {
+        assert!(layers[2][key].is_number(), "{key}");
+    }
+    assert!(report["adapter"]["verdict"].as_str().unwrap().ends_with('.'));
+    // The arrays are what the numbers were computed from.
+    let tensors = world.tensors("run/hidden.safetensors");
+    let floats = |name: &str| -> Vec<f32> {
+        tensors[name].data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let (base, adapted) = (floats("hidden"), floats("hidden_lora"));
+    assert_eq!(tensors["hidden"].shape, tensors["hidden_lora"].shape);
+    let level = base.len() / layers.len();
+    for (index, row) in layers.iter().enumerate() {
+        let part = index * level..(index + 1) * level;
+        let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+        let moved = squares(&mut base[part.clone()].iter().zip(&adapted[part.clone()]).map(|(x, y)| y - x));
+        let expected = (moved / squares(&mut base[part].iter().copied())).sqrt();
+        // Differences of f32 numbers are rounded here and not there.
+        assert!(
+            (number(&row["shift_relative"]) - expected).abs() <= 1e-6 * expected.max(1e-9),
+            "{index}: {row} {expected}"
+        );
+    }
+    // No module touches the embedding.
+    assert_eq!(number(&layers[0]["shift_relative"]), 0.0);
+    let sweep = report["adapter"]["scale_sweep"].as_array().unwrap();
+    assert_eq!((number(&sweep[0]["shift_relative"]), sweep[0]["clusters_changed"].as_u64()), (0.0, Some(0)));
+    assert_eq!(sweep[2]["shift_relative"], layers[layers.len() - 1]["shift_relative"]);
+    assert!(number(&sweep[1]["shift_relative"]) < number(&sweep[2]["shift_relative"]));
+    // Departure and sweep agree with the rows they summarise.
+    let first = layers.iter().position(|row| row["clusters_changed"].as_u64() != Some(0));
+    assert_eq!(report["adapter"]["departure"]["value"].as_f64(), first.map(|level| level as f64));
+    let heads = report["adapter"]["heads"].as_array().unwrap();
+    assert_eq!(heads.len(), report["heads"].as_array().unwrap().len());
+    for head in heads {
+        assert!(number(&head["ov_change"]) > 0.0 && number(&head["qk_change"]) > 0.0);
+        if let (Some(bound), Some(tangent)) =
+            (head["tan_double_angle_bound"].as_f64(), head["tan_double_angle"].as_f64())
+        {
+            // A theorem about symmetric matrices, so it holds for any head's symmetric part.
+            assert!(tangent <= bound * (1.0 + 1e-9), "{head}");
+        }
+    }
+    assert_eq!(report["twin"]["series"]["t"], report["series"]["t"]);
+    check_page(&world.path().join("run/report.html"));
+}
+
+#[test]
+fn thresholds_end_with_three_and_keep_the_report() {
+    let world = World::new();
+    let (model, adapter) = (fixture("fixtures/tiny-gpt2"), fixture("golden/adapters/gpt2-conv1d"));
+    let ended = world.run(&arguments(&model, &adapter, &["--fail-if", "shift_relative>0.0001"]));
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stderr.contains("check --fail-if: expected not shift_relative>0.0001, found 0."), "{ended:?}");
+    assert!(world.files("run").contains_key("DONE"));
+    world.succeed(&arguments(&model, &adapter, &["--overwrite", "--fail-if", "cosine < -0.9"]));
+    world.refuse(
+        &arguments(&model, &adapter, &["--overwrite", "--fail-if", "shift>1"]),
+        2,
+        "expected one of shift_relative",
+    );
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_leaves_no_folder() {
+    let world = World::new();
+    let (model, adapter) = (fixture("fixtures/tiny-gpt2"), fixture("golden/adapters/llama-dora"));
+    world.refuse(&arguments(&model, &adapter, &[]), 4, "the adapter does not fit the model");
+    world.refuse(&arguments(&model, "nowhere", &[]), 4, "nowhere: not found, expected an adapter");
+}

@@ -1,0 +1,448 @@
+//! The same text through the base model and through the adapted one: how far, which way, and where the clouds part.
+
+use std::path::{Path, PathBuf};
+
+use metastable_dynamics::measure::transport;
+use metastable_dynamics::observe::{BracketedTime, Clusters, leading_direction, single_linkage};
+use metastable_dynamics::{Head, Tokens, TokensRef};
+use metastable_model::lora::{self, Adapter, Strictness};
+use metastable_model::{Encoded, Hidden, Input, Model};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::error::LabError;
+use crate::observables::{ClusterHistory, Series, directions};
+use crate::report::ClusterSummary;
+
+/// Exact W2 costs up to O(n³) a level.
+const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
+
+/// What a face asks about an adapter.
+#[derive(Debug, Clone)]
+pub struct AdapterRequest {
+    /// The adapter's folder or file.
+    pub adapter: PathBuf,
+    /// Whether findings are tolerated.
+    pub strictness: Strictness,
+    /// Factors on the adapter's scale to be tried as well; none to skip the sweep.
+    pub scale_sweep: Vec<f64>,
+}
+
+/// The adapted model and its hidden states.
+pub(super) struct Adapted {
+    pub(super) path: String,
+    pub(super) model: Model,
+    pub(super) hidden: Hidden,
+    pub(super) applied: usize,
+    pub(super) notes: Vec<String>,
+    pub(super) sweep: Vec<(f64, Hidden)>,
+}
+
+/// What an adapter did to a text.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterReport {
+    /// The adapter as given.
+    pub adapter: String,
+    /// Modules that found their map.
+    pub modules: usize,
+    /// What was left aside.
+    pub notes: Vec<String>,
+    /// What the numbers mean.
+    pub definitions: Vec<&'static str>,
+    /// A row a level.
+    pub layers: Vec<AdapterLayer>,
+    /// The first level at which some token is in another cluster, and the level before.
+    pub departure: BracketedTime,
+    /// A row a head of the analysed blocks.
+    pub heads: Vec<AdapterHead>,
+    /// A row a factor on the scale.
+    pub scale_sweep: Vec<SweepRow>,
+    /// The first factor at which some token of the last level is in another cluster, and the factor before.
+    pub bifurcation: BracketedTime,
+    /// What it amounts to, in words with numbers.
+    pub verdict: String,
+}
+
+/// One level of both runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterLayer {
+    /// The level.
+    pub index: usize,
+    /// ‖X̃ - X‖_F/‖X‖_F.
+    pub shift_relative: f64,
+    /// Mean over tokens of the cosine between a token and its twin.
+    pub cosine: f64,
+    /// Tokens that must change their cluster to turn one partition into the other.
+    pub clusters_changed: usize,
+    /// Clusters of the adapted run without a partner in the base run.
+    pub clusters_born: usize,
+    /// Clusters of the base run without a partner in the adapted run.
+    pub clusters_died: usize,
+    /// Clusters of the adapted run.
+    pub n_clusters: usize,
+    /// Exact W2 between the clouds of normalised tokens; null beyond 1024 tokens.
+    pub wasserstein2: Option<f64>,
+    /// Energy of the adapted run.
+    pub energy: Option<f64>,
+    /// Its difference from the base run's.
+    pub energy_change: Option<f64>,
+}
+
+/// One head of both models.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterHead {
+    /// The block, from 0.
+    pub layer: usize,
+    /// The head, from 0.
+    pub head: usize,
+    /// Frobenius norm of the change of QᵀK, relative.
+    pub qk_change: f64,
+    /// Of W_O W_V.
+    pub ov_change: f64,
+    /// λ_1 - λ_2 of the symmetric part of W_O W_V; null without a positive eigenvalue, as all that follows.
+    pub gap: Option<f64>,
+    /// uᵀΔu.
+    pub a: Option<f64>,
+    /// |PΔu|.
+    pub b: Option<f64>,
+    /// ‖PΔP‖.
+    pub e: Option<f64>,
+    /// Whether gap + a > 2|b| + ‖E‖.
+    pub stable: Option<bool>,
+    /// 2|b|/(gap + a - ‖E‖); null where that is not positive.
+    pub tan_double_angle_bound: Option<f64>,
+    /// tan 2θ of the angle θ the leading direction really turned by; null beyond 45 degrees.
+    pub tan_double_angle: Option<f64>,
+}
+
+/// The last level at another scale.
+#[derive(Debug, Clone, Serialize)]
+pub struct SweepRow {
+    /// The factor on the adapter's scale; 0 is the base model.
+    pub factor: f64,
+    /// As in [`AdapterLayer`], at the last level.
+    pub shift_relative: f64,
+    /// Likewise.
+    pub cosine: f64,
+    /// Likewise.
+    pub clusters_changed: usize,
+    /// Likewise.
+    pub n_clusters: usize,
+    /// The first level with a token in another cluster.
+    pub departure: BracketedTime,
+}
+
+/// The adapted run in the layout that the page draws twins from; distances are those of normalised tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerTwin {
+    /// Its clusters at the last level.
+    pub clusters: ClusterSummary,
+    /// Its observables.
+    pub series: Series,
+    /// Its clusters over the levels.
+    pub cluster_history: ClusterHistory,
+    /// The level at which the clouds part.
+    pub departure_time: BracketedTime,
+    /// Largest distance of a token from its twin over all levels.
+    pub max_distance: Option<f64>,
+    /// max and rms over tokens.
+    pub paired_distance: crate::simulate::report::PairedSeries,
+    /// Exact W2 over the levels.
+    pub wasserstein2: Vec<Option<f64>>,
+}
+
+const DEFINITIONS: [&str; 5] = [
+    "shift_relative: ‖X̃ - X‖_F/‖X‖_F of all tokens of a level; cosine: mean over tokens of cos(x_i, x̃_i).",
+    "clusters_changed: n minus the tokens in matched clusters, clusters matched by largest overlap first; clusters are \
+     those of the base report.",
+    "Departure: the first level with clusters_changed > 0, bracketed by the level before.",
+    "wasserstein2 and twin distances: between tokens normalised to the unit sphere, where clusters live.",
+    "Heads: gap + a > 2|b| + ‖E‖ of the symmetric part of W_O W_V, and tan 2θ <= 2|b|/(gap + a - ‖E‖); a theorem for \
+     symmetric heads, an indication for real ones.",
+];
+
+/// An adapter that fits the model, before anything is run.
+pub(super) struct Attached {
+    request: AdapterRequest,
+    adapter: Adapter,
+    adapted: lora::Adapted,
+}
+
+impl Attached {
+    /// Reads the adapter and puts it on the model.
+    pub(super) fn of(model: &Model, request: &AdapterRequest) -> Result<Self, LabError> {
+        if let Some(factor) = request.scale_sweep.iter().find(|factor| !factor.is_finite()) {
+            return Err(LabError::Setting {
+                name: "--scale-sweep".into(),
+                expected: "finite numbers".into(),
+                found: factor.to_string(),
+            });
+        }
+        let adapter = Adapter::open(&request.adapter, request.strictness)?;
+        let adapted = model.with_adapter(&adapter, request.strictness)?;
+        Ok(Self { request: request.clone(), adapter, adapted })
+    }
+}
+
+impl Adapted {
+    /// Runs the text through the adapted model, and once for each factor of the sweep.
+    pub(super) fn run(model: &Model, attached: Attached, encoded: &Encoded) -> Result<Self, LabError> {
+        let Attached { request, adapter, adapted } = attached;
+        let input = Input::from(encoded);
+        let hidden = adapted.model.forward(&input)?;
+        let mut sweep = Vec::new();
+        for factor in &request.scale_sweep {
+            let scaled = model.with_adapter(&adapter.scaled(*factor), request.strictness)?;
+            sweep.push((*factor, scaled.model.forward(&input)?));
+        }
+        let path = request.adapter.display().to_string();
+        let lora::Adapted { model, applied, notes, .. } = adapted;
+        Ok(Self { path, model, hidden, applied, notes, sweep })
+    }
+
+    /// The adapter's files, for provenance.
+    pub(super) fn files(request: &AdapterRequest) -> Result<Vec<(String, PathBuf)>, LabError> {
+        let adapter = Adapter::open(&request.adapter, Strictness::Partial)?;
+        let folder = adapter.folder();
+        let names = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"];
+        let inside = names.iter().map(|name| (format!("adapter/{name}"), folder.join(name)));
+        let single = std::iter::once((format!("adapter/{}", name_of(folder)), folder.to_owned()));
+        Ok(inside.chain(single).filter(|(_, file)| file.is_file()).collect())
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Levels of both runs compared, and distances for the page.
+pub(super) struct Compared {
+    pub(super) layers: Vec<AdapterLayer>,
+    pub(super) departure: BracketedTime,
+    pub(super) paired: crate::simulate::report::PairedSeries,
+}
+
+/// Compares all levels of two runs; `energies` are [base, adapted] by level. O(L (n² d + n³)).
+pub(super) fn compare(
+    base: &[Tokens],
+    adapted: &[Tokens],
+    energies: [&[Option<f64>]; 2],
+    radius: f64,
+) -> Result<Compared, LabError> {
+    let rows: Vec<(AdapterLayer, f64, f64)> = base
+        .par_iter()
+        .zip(adapted)
+        .enumerate()
+        .map(|(index, (x, y))| {
+            let level = Level::of(x.view(), y.view(), radius)?;
+            let transport = x.count() <= MOST_TOKENS_FOR_TRANSPORT;
+            let (u, v) = (level.base.view(), level.adapted.view());
+            let wasserstein2 = if transport { Some(transport::wasserstein2(u, v)?.distance) } else { None };
+            let paired = transport::paired(u, v)?;
+            let energy = energies[1].get(index).copied().flatten();
+            let before = energies[0].get(index).copied().flatten();
+            let energy_change = energy.zip(before).map(|(after, before)| after - before);
+            let row = AdapterLayer { index, wasserstein2, energy, energy_change, ..level.row };
+            Ok((row, paired.max, paired.rms))
+        })
+        .collect::<Result<_, LabError>>()?;
+    let paired = crate::simulate::report::PairedSeries {
+        max: rows.iter().map(|(_, max, _)| Some(*max)).collect(),
+        rms: rows.iter().map(|(_, _, rms)| Some(*rms)).collect(),
+    };
+    let layers: Vec<AdapterLayer> = rows.into_iter().map(|(row, _, _)| row).collect();
+    Ok(Compared {
+        departure: first_change(layers.iter().map(|row| (row.index as f64, row.clusters_changed))),
+        layers,
+        paired,
+    })
+}
+
+/// The first place with a change, bracketed by the place before (the same place if there is none).
+fn first_change(places: impl Iterator<Item = (f64, usize)>) -> BracketedTime {
+    let mut before = None;
+    for (place, changed) in places {
+        if changed > 0 {
+            return BracketedTime::between(before.unwrap_or(place), place);
+        }
+        before = Some(place);
+    }
+    BracketedTime::default()
+}
+
+/// One level of both runs.
+struct Level {
+    base: Tokens,
+    adapted: Tokens,
+    row: AdapterLayer,
+}
+
+impl Level {
+    fn of(x: TokensRef<'_>, y: TokensRef<'_>, radius: f64) -> Result<Self, LabError> {
+        let units = |tokens: TokensRef<'_>| Tokens::new(tokens.dim(), directions(tokens));
+        let (base, adapted) = (units(x)?, units(y)?);
+        let (before, after) = (single_linkage(base.view(), radius), single_linkage(adapted.view(), radius));
+        let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+        let moved = squares(&mut x.as_slice().iter().zip(y.as_slice()).map(|(x, y)| y - x));
+        let size = squares(&mut x.as_slice().iter().copied());
+        let cosines = base.view().iter().zip(adapted.view().iter());
+        let cosine: f64 = cosines.map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).sum::<f64>()).sum();
+        let matched = matching(&before, &after);
+        let row = AdapterLayer {
+            index: 0,
+            shift_relative: if size > 0.0 { (moved / size).sqrt() } else { 0.0 },
+            cosine: (cosine / x.count() as f64).min(1.0),
+            clusters_changed: x.count() - matched.tokens,
+            clusters_born: after.count() - matched.clusters,
+            clusters_died: before.count() - matched.clusters,
+            n_clusters: after.count(),
+            wasserstein2: None,
+            energy: None,
+            energy_change: None,
+        };
+        Ok(Self { base, adapted, row })
+    }
+}
+
+/// How many clusters of two partitions are partners, and how many tokens they share.
+struct Matched {
+    clusters: usize,
+    tokens: usize,
+}
+
+/// Partners by largest overlap first; of equal overlaps, the earlier clusters.
+fn matching(before: &Clusters, after: &Clusters) -> Matched {
+    let mut overlaps = std::collections::BTreeMap::new();
+    for pair in before.labels.iter().copied().zip(after.labels.iter().copied()) {
+        *overlaps.entry(pair).or_insert(0_usize) += 1;
+    }
+    let mut ordered: Vec<((usize, usize), usize)> = overlaps.into_iter().collect();
+    // A stable sort: equal overlaps stay in the order of their labels.
+    ordered.sort_by_key(|(_, shared)| std::cmp::Reverse(*shared));
+    let (mut left, mut right) = (vec![false; before.count()], vec![false; after.count()]);
+    let mut matched = Matched { clusters: 0, tokens: 0 };
+    for ((i, j), shared) in ordered {
+        if !left[i] && !right[j] {
+            (left[i], right[j]) = (true, true);
+            matched.clusters += 1;
+            matched.tokens += shared;
+        }
+    }
+    matched
+}
+
+/// The heads of the analysed blocks, base against adapted.
+fn heads(base: &Model, adapted: &Model, layers: &[usize]) -> Result<Vec<AdapterHead>, LabError> {
+    let mut rows = Vec::new();
+    for &layer in layers {
+        let pairs: Vec<(Head, Head)> =
+            base.head_matrices(layer)?.into_iter().zip(adapted.head_matrices(layer)?).collect();
+        let found: Vec<AdapterHead> = pairs
+            .par_iter()
+            .enumerate()
+            .map(|(head, (before, after))| head_row(layer, head, before, after))
+            .collect::<Result<_, LabError>>()?;
+        rows.extend(found);
+    }
+    Ok(rows)
+}
+
+fn head_row(layer: usize, head: usize, before: &Head, after: &Head) -> Result<AdapterHead, LabError> {
+    use metastable_dynamics::balance::LowRankPair;
+    let qk = |head: &Head| LowRankPair::new(head.key().clone(), head.query().transpose());
+    let ov = |head: &Head| {
+        let output =
+            head.output().cloned().unwrap_or_else(|| metastable_dynamics::Matrix::scaled_identity(head.dim(), 1.0));
+        LowRankPair::new(head.value().clone(), output)
+    };
+    let change = |before: LowRankPair, after: LowRankPair| -> Result<f64, LabError> {
+        let size = before.spectrum()?.iter().map(|s| s * s).sum::<f64>().sqrt();
+        Ok(if size > 0.0 { before.product_distance(&after)? / size } else { 0.0 })
+    };
+    let found = leading_direction(before, after)?;
+    let tangent = found.filter(|found| found.angle < std::f64::consts::FRAC_PI_4);
+    Ok(AdapterHead {
+        layer,
+        head,
+        qk_change: change(qk(before)?, qk(after)?)?,
+        ov_change: change(ov(before)?, ov(after)?)?,
+        gap: found.map(|found| found.gap),
+        a: found.map(|found| found.a),
+        b: found.map(|found| found.b),
+        e: found.map(|found| found.e),
+        stable: found.map(|found| found.holds),
+        tan_double_angle_bound: found.and_then(|found| found.tan_double_angle_bound),
+        tan_double_angle: tangent.map(|found| (2.0 * found.angle).tan()),
+    })
+}
+
+/// Everything about the adapter but what the page draws.
+pub(super) fn report(
+    model: &Model,
+    base: &[Tokens],
+    adapted: &Adapted,
+    compared: &Compared,
+    layers: &[usize],
+    radius: f64,
+) -> Result<AdapterReport, LabError> {
+    let mut scale_sweep = Vec::new();
+    for (factor, hidden) in &adapted.sweep {
+        let other = compare(base, &hidden.trajectory()?, [&[], &[]], radius)?;
+        if let Some(last) = other.layers.last() {
+            scale_sweep.push(SweepRow {
+                factor: *factor,
+                shift_relative: last.shift_relative,
+                cosine: last.cosine,
+                clusters_changed: last.clusters_changed,
+                n_clusters: last.n_clusters,
+                departure: other.departure,
+            });
+        }
+    }
+    let heads = heads(model, &adapted.model, layers)?;
+    let bifurcation = first_change(scale_sweep.iter().map(|row| (row.factor, row.clusters_changed)));
+    Ok(AdapterReport {
+        adapter: adapted.path.clone(),
+        modules: adapted.applied,
+        notes: adapted.notes.clone(),
+        definitions: DEFINITIONS.into(),
+        verdict: String::new(),
+        layers: compared.layers.clone(),
+        departure: compared.departure,
+        heads,
+        scale_sweep,
+        bifurcation,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clusters(labels: &[usize]) -> Clusters {
+        // Points on a line, tokens of a label at one place.
+        let points: Vec<f64> = labels.iter().map(|label| 10.0 * *label as f64).collect();
+        single_linkage(TokensRef::new(1, &points), 0.1)
+    }
+
+    #[test]
+    fn partitions_are_matched_whatever_their_labels() {
+        let count = |x: &[usize], y: &[usize]| {
+            let matched = matching(&clusters(x), &clusters(y));
+            (x.len() - matched.tokens, matched.clusters)
+        };
+        assert_eq!(count(&[0, 0, 1, 1, 2], &[5, 5, 3, 3, 1]), (0, 3));
+        // One token changes sides.
+        assert_eq!(count(&[0, 0, 1, 1, 1], &[0, 0, 0, 1, 1]), (1, 2));
+        // Two clusters merge: the smaller one's tokens moved.
+        assert_eq!(count(&[0, 0, 1, 1, 1], &[0, 0, 0, 0, 0]), (2, 1));
+    }
+
+    #[test]
+    fn the_first_change_is_bracketed_by_the_place_before() {
+        let found = first_change([(0.0, 0), (1.0, 0), (2.0, 3), (3.0, 0)].into_iter());
+        assert_eq!((found.value, found.bracket), (Some(2.0), Some([1.0, 2.0])));
+        assert_eq!(first_change([(0.0, 0)].into_iter()), BracketedTime::default());
+        assert_eq!(first_change([(0.0, 1)].into_iter()).bracket, Some([0.0, 0.0]));
+    }
+}
