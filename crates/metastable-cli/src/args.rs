@@ -58,10 +58,14 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Command {
     /// Follows tokens through an attention flow, with or without a LoRA twin
     Simulate(SimulateArgs),
+    /// Runs a simulation over named parameters and seeds, on all cores, into one table
+    Sweep(SweepArgs),
     /// Evaluates the vector field of a configuration once, without integrating
     Field(FieldArgs),
     /// Reads a checkpoint and follows real text through its layers
     Inspect(InspectArgs),
+    /// Looks at LoRA adapters, and writes other files for the same update
+    Adapter(AdapterArgs),
     /// Writes the logits (decoders) or last hidden states (encoders) of a checkpoint for given token ids
     Logits(LogitsArgs),
     /// Rebuilds report.html, tables and figures of a finished run from its report.json
@@ -111,6 +115,27 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Checks everything, prints the resolved configuration, writes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `metastable sweep`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  metastable sweep examples/rank-histogram.toml -o runs/ranks")]
+pub(crate) struct SweepArgs {
+    /// The configuration (.toml, .yaml, .yml or .json): a simulation, what varies in it, what is kept
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// The seed of the simulation, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key of the sweep, as seeds=10 or base.kernel.beta=2; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Checks everything, prints the resolved configuration, writes nothing
@@ -183,6 +208,102 @@ pub(crate) struct InspectInput {
     pub(crate) prompt: Option<String>,
 }
 
+/// `metastable adapter`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+#[command(after_help = "Example:\n  metastable adapter info my-adapter")]
+pub(crate) struct AdapterArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) action: AdapterAction,
+}
+
+/// What to do with an adapter.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdapterAction {
+    /// Spectra, ranks and conditioning of every module
+    Info(AdapterInput),
+    /// Lists everything wrong with the files; exit code 3 if the adapter must not be used as it is
+    Check(AdapterInput),
+    /// How much the updates of two adapters point the same way
+    Compare {
+        /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+        #[arg(value_name = "ADAPTER")]
+        first: PathBuf,
+        /// Another
+        #[arg(value_name = "OTHER")]
+        second: PathBuf,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes balanced factors (BᵀB = A Aᵀ) of the same update; the product is kept to rounding
+    Rebalance {
+        /// The adapter
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// Restores the factors before a rebalancing, from the undo file in IN
+        #[arg(long)]
+        undo: bool,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the base model with the adapter merged in, after comparing logits
+    Merge {
+        /// The base model's folder
+        #[arg(value_name = "MODEL")]
+        model: PathBuf,
+        /// The adapter
+        #[arg(value_name = "ADAPTER")]
+        adapter: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes an adapter of mlx-lm or kohya's tools as a PEFT adapter
+    Convert {
+        /// The adapter
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The folder to write
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// A model folder that says what kohya's joined names mean
+        #[arg(long, value_name = "MODEL")]
+        base: Option<PathBuf>,
+        /// Uses what can be used of an adapter with findings
+        #[arg(long)]
+        allow_partial: bool,
+        /// As --format json
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// An adapter to look at.
+#[derive(Debug, Args)]
+pub(crate) struct AdapterInput {
+    /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+    #[arg(value_name = "ADAPTER")]
+    pub(crate) adapter: PathBuf,
+    /// As --format json
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `metastable logits`.
 #[derive(Debug, Args)]
 #[command(
@@ -224,6 +345,8 @@ pub(crate) enum SchemaOf {
     /// The configuration of `simulate`.
     #[default]
     Simulate,
+    /// The configuration of `sweep`.
+    Sweep,
 }
 
 #[cfg(test)]

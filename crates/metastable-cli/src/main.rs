@@ -38,8 +38,10 @@ fn run(cli: Cli) -> Result<()> {
     let mut progress = Progress::new(&global, Signals::listen()?)?;
     match command {
         Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
+        Command::Sweep(args) => commands::sweep::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),
         Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
+        Command::Adapter(args) => commands::adapter::run(args, global.format),
         Command::Logits(args) => commands::inspect::logits(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

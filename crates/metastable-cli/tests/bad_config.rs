@@ -46,7 +46,12 @@ fn unknown_keys_and_choices_are_placed_and_suggested() {
         assert!(stderr.ends_with(&format!("hint: {hint}\n")), "{stderr}");
     }
     refused(&["kernel.bta=2"], "unknown key `bta` in `kernel`");
-    refused(&["precision=\"f32\""], "unknown value `f32` in `precision`; expected `f64`");
+    for tolerance in ["rtol", "atol"] {
+        let set = format!("time.{tolerance}=1e-9");
+        let expected = format!("`time.{tolerance}`: expected 1e-6 or more with precision \"f32\", found 1e-9");
+        refused(&["precision=\"f32\"", &set], &expected);
+    }
+    refused(&["precision=\"f16\""], "unknown value `f16` in `precision`; expected `f64` or `f32`");
     refused(&["head=[{value=\"identiti\"}]"], "`head[0].value`: expected \"identity\", \"zero\"");
 }
 
@@ -196,6 +201,7 @@ fn spaces_and_kernels_that_exclude_each_other_are_refused() {
         let kernel = format!("kernel.normalization=\"{kernel}\"");
         refused(&[rescaled, &kernel], "expected softmax or hardmax weights for rescaled coordinates");
     }
+    refused(&[rescaled, "precision=\"f32\""], "`precision`: expected \"f64\" in rescaled coordinates");
     refused(&[rescaled, "head=[{}, {}]"], "expected one head for \"rescaled\", found 2 heads");
     refused(&[rescaled, "head=[{output=\"identity\"}]"], "expected a head without output matrix");
     refused(

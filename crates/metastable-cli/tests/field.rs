@@ -180,3 +180,21 @@ fn a_reader_that_stops_reading_is_no_error() {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
     }
 }
+
+#[test]
+fn single_precision_is_seven_digits_of_the_same_run_and_is_reported() {
+    let world = world();
+    let run = |precision: &str| {
+        let set = format!("precision=\"{precision}\"");
+        world.succeed(&["simulate", "run.toml", "-o", precision, "--set", &set, "--set", "time.save=2"]);
+        let report: serde_json::Value = serde_json::from_slice(&world.files(precision)["report.json"]).unwrap();
+        let tokens = world.tensors(&format!("{precision}/trajectory.safetensors"))["tokens"].values();
+        (report, tokens)
+    };
+    let ((double_report, double), (report, single)) = (run("f64"), run("f32"));
+    assert_eq!([&double_report["provenance"]["dtype"], &report["provenance"]["dtype"]], ["f64", "f32"]);
+    assert!(report["warnings"].to_string().contains("single precision"), "{}", report["warnings"]);
+    let worst = double.iter().zip(&single).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+    // Tolerances of 1e-5 and 1e-6 a step over a few steps of tokens of size one; and some digit was rounded.
+    assert!(worst > 1e-10 && worst < 1e-4, "{worst:e}");
+}

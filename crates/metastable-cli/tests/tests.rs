@@ -1,6 +1,7 @@
 //! Tests of the program as scripts see it: arguments in; streams, files and exit codes out.
 #![allow(clippy::unwrap_used)]
 
+mod adapter;
 mod bad_config;
 mod bad_files;
 mod bert;
@@ -8,10 +9,13 @@ mod edges;
 mod families;
 mod field;
 mod folders;
+mod gaussian;
 mod inspect;
 #[cfg(unix)]
 mod interrupted;
 mod main_job;
+#[cfg(unix)]
+mod sweep;
 mod threads;
 mod usage;
 mod util;

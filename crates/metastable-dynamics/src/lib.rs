@@ -17,6 +17,7 @@ pub mod field;
 pub mod gaussian;
 pub mod geometry;
 pub mod head;
+mod lanes;
 pub mod linalg;
 pub mod measure;
 pub mod observe;

@@ -1,5 +1,7 @@
 //! Seeded randomness: a counter-based generator with one stream per token, so that token i is the same
-//! for every number of tokens and threads.
+//! for every number of tokens and threads. [`numpy`] is the generator of published figures, for their seeds.
+
+pub mod numpy;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +22,18 @@ pub fn uniform(seed: u64, n: usize, d: usize, low: f64, high: f64) -> Vec<f64> {
 /// n standard normal points of R^d, [n, d] token after token.
 pub fn standard_normal(seed: u64, n: usize, d: usize) -> Vec<f64> {
     per_token(seed, n, d, |generator| generator.sample(StandardNormal))
+}
+
+/// The first `count` numbers uniform in [0, 1) of one stream.
+pub fn uniforms(seed: u64, of_stream: u64, count: usize) -> Vec<f64> {
+    let mut generator = stream(seed, of_stream);
+    (0..count).map(|_| generator.random::<f64>()).collect()
+}
+
+/// The first `count` standard normal numbers of one stream.
+pub fn normals(seed: u64, of_stream: u64, count: usize) -> Vec<f64> {
+    let mut generator = stream(seed, of_stream);
+    (0..count).map(|_| generator.sample(StandardNormal)).collect()
 }
 
 /// n points uniform on the unit sphere of R^d: normalised Gaussian vectors.

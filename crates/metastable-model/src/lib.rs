@@ -17,6 +17,7 @@ pub mod error;
 mod gguf;
 pub mod heads;
 mod linear;
+pub mod lora;
 mod mapped;
 pub mod model;
 mod names;

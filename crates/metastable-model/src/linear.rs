@@ -1,4 +1,6 @@
-//! An affine map of tokens; the only place where a base weight will meet an adapter.
+//! An affine map of tokens; the only place where a base weight meets an adapter.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -10,10 +12,22 @@ use crate::product::{Destination, Strided, multiply};
 /// y = W x + b. W [outputs, inputs], row-major.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    weight: Vec<f32>,
+    weight: Arc<[f32]>,
     bias: Option<Vec<f32>>,
     inputs: usize,
     outputs: usize,
+}
+
+/// What an adapter adds to a map: A [r, inputs], B [outputs, r].
+#[derive(Debug)]
+pub(crate) struct Update<'a> {
+    pub(crate) a: &'a [f32],
+    pub(crate) b: &'a [f32],
+    pub(crate) scale: f64,
+    /// DoRA's, [outputs].
+    pub(crate) magnitude: Option<&'a [f32]>,
+    /// A constant beside B, [outputs]; scaled as the product is.
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 /// Whether a map has a constant term.
@@ -63,7 +77,7 @@ impl Linear {
             Constant::With => Some(tensors.take(parameter(Part::Bias), &[outputs])?),
             Constant::Without => None,
         };
-        Ok(Self { weight, bias, inputs, outputs })
+        Ok(Self { weight: weight.into(), bias, inputs, outputs })
     }
 
     /// The width of an input token.
@@ -74,6 +88,53 @@ impl Linear {
     /// The width of an output token.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// Whether the map has a constant term.
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// Takes another W [outputs, inputs], of the same shape.
+    pub(crate) fn replace_weight(&mut self, weight: Vec<f32>) {
+        debug_assert_eq!(weight.len(), self.weight.len());
+        self.weight = weight.into();
+    }
+
+    /// Takes another b [outputs].
+    pub(crate) fn replace_bias(&mut self, bias: Vec<f32>) {
+        debug_assert_eq!(bias.len(), self.outputs);
+        self.bias = Some(bias);
+    }
+
+    /// The map with W' = W + scale·B A and b' = b + scale·b_B; with magnitudes m, DoRA's rows
+    /// W'_i = m_i (W + scale·B A)_i/‖(W + scale·B A)_i‖. Sums in f64, rounded once. O(outputs·inputs·r).
+    ///
+    /// # References
+    /// E. Hu et al., "LoRA", 2021, equation 3 \[2nd\]; S.-Y. Liu et al., "DoRA", 2024 \[code\].
+    pub(crate) fn adapted(&self, update: &Update<'_>) -> Self {
+        let mut weight = self.weight.to_vec();
+        let r = update.a.len() / self.inputs;
+        weight.par_chunks_mut(self.inputs).enumerate().for_each(|(i, row)| {
+            let mut sums: Vec<f64> = row.iter().map(|w| f64::from(*w)).collect();
+            for (k, a) in update.a.chunks_exact(self.inputs).enumerate() {
+                let share = update.scale * f64::from(update.b[i * r + k]);
+                sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += share * f64::from(*a));
+            }
+            if let Some(magnitude) = update.magnitude {
+                let length = sums.iter().map(|w| w * w).sum::<f64>().sqrt();
+                let factor = if length > 0.0 { f64::from(magnitude[i]) / length } else { 0.0 };
+                sums.iter_mut().for_each(|sum| *sum *= factor);
+            }
+            row.iter_mut().zip(sums).for_each(|(w, sum)| *w = sum as f32);
+        });
+        let mut bias = self.bias.clone();
+        if let Some(update_bias) = update.bias {
+            let bias = bias.get_or_insert_with(|| vec![0.0; self.outputs]);
+            let scaled = update_bias.iter().map(|b| (update.scale * f64::from(*b)) as f32);
+            bias.iter_mut().zip(scaled).for_each(|(b, update)| *b += update);
+        }
+        Self { weight: weight.into(), bias, ..*self }
     }
 
     /// Row i of W.

@@ -194,6 +194,16 @@ impl Model {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
+    /// The folder it was opened from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The weights, for those who change them.
+    pub(crate) fn transformer_mut(&mut self) -> &mut Transformer {
+        &mut self.transformer
+    }
+
     fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {
         if (hidden.dim(), hidden.levels()) != (self.config().hidden, self.config().layers + 1) {
             let shape = |levels, dim| format!("{levels} levels of width {dim}");

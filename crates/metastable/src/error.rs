@@ -271,6 +271,18 @@ pub enum LabError {
         /// The measured value.
         found: String,
     },
+    /// Points of a sweep that failed; all others are in its folder, which is complete.
+    #[error("{}: {failed} of {total} points failed; the first: {first}", folder.display())]
+    PointsFailed {
+        /// The run folder.
+        folder: PathBuf,
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        total: usize,
+        /// Where the first is, and its error.
+        first: String,
+    },
     /// The run was asked to stop, and did after saving its state.
     #[error("{}: {interruption}; the state is saved", folder.display())]
     Stopped {
@@ -318,9 +330,11 @@ impl LabError {
             | Self::MissingTensor { .. }
             | Self::InFile { .. }
             | Self::NotFinished { .. } => ErrorKind::Input,
-            Self::Write { .. } | Self::LockedFolder { .. } | Self::Column { .. } | Self::Parquet { .. } => {
-                ErrorKind::Failure
-            }
+            Self::Write { .. }
+            | Self::LockedFolder { .. }
+            | Self::Column { .. }
+            | Self::Parquet { .. }
+            | Self::PointsFailed { .. } => ErrorKind::Failure,
             Self::CheckFailed { .. } => ErrorKind::Check,
             Self::Stopped { interruption: Interruption::Terminate, .. } => ErrorKind::Checkpointed,
             Self::Stopped { interruption: Interruption::Interrupt, .. } => ErrorKind::Interrupted,
@@ -350,6 +364,7 @@ impl LabError {
             }
             Self::NothingToResume { .. } => Some("leave --resume out to start from the beginning".into()),
             Self::LockedFolder { .. } => Some("wait for it, or choose another folder with -o".into()),
+            Self::PointsFailed { .. } => Some("the column `error` of points.csv has the reason of each".into()),
             Self::Stopped { .. } => Some("run the same command again to continue".into()),
             _ => None,
         }

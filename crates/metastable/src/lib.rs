@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adapter;
 pub mod arrays;
 pub mod display;
 pub mod document;
@@ -22,6 +23,7 @@ pub mod run_dir;
 pub mod schema;
 pub mod selftest;
 pub mod simulate;
+pub mod sweep;
 pub mod table;
 pub mod threads;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! The observables of one trajectory: the same columns for a simulation and for the layers of a checkpoint.
 
-use metastable_dynamics::observe::{CloudShape, ClusterEvent, Clusters, Tracker, single_linkage};
+use metastable_dynamics::observe::{CloudShape, ClusterEvent, Clusters, Tracker, close_pairs, single_linkage};
 use metastable_dynamics::{DynamicsError, TokensRef};
 use serde::Serialize;
 
@@ -35,6 +35,8 @@ pub struct Series {
     pub hull_vertices: Vec<Option<f64>>,
     /// Numerical rank of the attention matrix of the first head (small n only).
     pub attention_rank: Vec<Option<f64>>,
+    /// Share of the pairs i ≠ j whose cosine is above `observe.close_cosine`.
+    pub close_pairs: Vec<Option<f64>>,
 }
 
 impl Series {
@@ -56,6 +58,7 @@ impl Series {
             ("effective_rank", self.effective_rank.clone()),
             ("hull_vertices", self.hull_vertices.clone()),
             ("attention_rank", self.attention_rank.clone()),
+            ("close_pairs", self.close_pairs.clone()),
         ]
     }
 }
@@ -78,10 +81,14 @@ pub struct ClusterHistory {
     pub events: Vec<ClusterEvent>,
 }
 
+/// The cosine above which pairs count as close, as in the published phase diagrams, unless a config says otherwise.
+pub const CLOSE_COSINE: f64 = 0.999;
+
 /// Collects the observables of one trajectory, time after time.
 #[derive(Debug)]
 pub struct Collector {
     radius: f64,
+    close_cosine: f64,
     /// Whether clusters are those of the normalised tokens.
     on_directions: bool,
     tracker: Tracker,
@@ -94,7 +101,13 @@ impl Collector {
     /// Clusters are linked at `radius`.
     pub fn new(radius: f64) -> Self {
         let (tracker, series) = (Tracker::default(), Series::default());
-        Self { radius, on_directions: false, tracker, series, labels: Vec::new(), last: None }
+        let (close_cosine, labels) = (CLOSE_COSINE, Vec::new());
+        Self { radius, close_cosine, on_directions: false, tracker, series, labels, last: None }
+    }
+
+    /// Pairs count as close above this cosine.
+    pub fn with_close_cosine(self, close_cosine: f64) -> Self {
+        Self { close_cosine, ..self }
     }
 
     /// Clusters are linked at `radius` between tokens normalised to the unit sphere; all else is of the tokens.
@@ -135,6 +148,7 @@ impl Collector {
         s.effective_rank.push(shape.effective_rank);
         s.hull_vertices.push(shape.hull_vertices.map(|v| v as f64));
         s.attention_rank.push(attention.rank.map(|r| r as f64));
+        s.close_pairs.push(close_pairs(tokens, self.close_cosine));
         self.last = Some(clusters);
         Ok(())
     }

@@ -27,6 +27,16 @@ pub fn publish(folder: &mut RunDir, report: &impl Serialize, display: &Display) 
     write_renderings(folder, &report, display)
 }
 
+/// Writes `report.json` and every rendering of a job whose figures come from the report alone.
+///
+/// # Errors
+/// [`LabError::Write`].
+pub fn publish_without_clouds(folder: &mut RunDir, report: &impl Serialize) -> Result<(), LabError> {
+    let report = serde_json::to_value(report).expect("reports have string keys only");
+    folder.write("report.json", format!("{report}\n").as_bytes())?;
+    write_renderings(folder, &report, &Display::nothing())
+}
+
 /// Rebuilds every rendering of a finished run from `report.json` and the drawn arrays, computing nothing.
 ///
 /// # Errors
@@ -39,8 +49,15 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
         expected: "the JSON report of a run".into(),
         found: error.to_string(),
     })?;
-    let display = read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?;
+    let display = match path.join(DISPLAY).exists() || !is_without_clouds(&report) {
+        true => read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?,
+        false => Display::nothing(),
+    };
     write_renderings(&mut folder, &report, &display)
+}
+
+fn is_without_clouds(report: &Value) -> bool {
+    report["job"] == "sweep"
 }
 
 fn write_renderings(folder: &mut RunDir, report: &Value, display: &Display) -> Result<(), LabError> {
@@ -69,9 +86,13 @@ fn display_bytes(display: &Display) -> Vec<u8> {
     let saved = display.times.len();
     let mut metadata = BTreeMap::new();
     let mut tensors = vec![Tensor::new("times", &[saved], TensorData::F64(&display.times))];
-    let clouds = std::iter::once(("base", &display.base)).chain(display.twin.iter().map(|twin| ("twin", twin)));
-    for (name, cloud) in clouds {
-        let (positions, attention) = if name == "base" { NAMES_BASE } else { NAMES_TWIN };
+    let clouds = [
+        (NAMES_BASE, Some(&display.base)),
+        (NAMES_TWIN, display.twin.as_ref()),
+        (NAMES_SAMPLES, display.samples.as_ref()),
+    ];
+    for ((positions, attention), cloud) in clouds {
+        let Some(cloud) = cloud else { continue };
         tensors.push(Tensor::new(positions, &[saved, cloud.count, cloud.dim], TensorData::F32(&cloud.positions)));
         if let Some(maps) = &cloud.attention {
             tensors.push(Tensor::new(attention, &[saved, maps.side, maps.side], TensorData::U8(&maps.levels)));
@@ -83,6 +104,7 @@ fn display_bytes(display: &Display) -> Vec<u8> {
 
 const NAMES_BASE: (&str, &str) = ("base_positions", "base_attention");
 const NAMES_TWIN: (&str, &str) = ("twin_positions", "twin_attention");
+const NAMES_SAMPLES: (&str, &str) = ("samples_positions", "samples_attention");
 
 fn read_display(file: &Path, bytes: &[u8]) -> Result<Display, LabError> {
     let tensors = parse_safetensors(file, bytes)?;
@@ -105,7 +127,8 @@ fn read_display(file: &Path, bytes: &[u8]) -> Result<Display, LabError> {
     };
     let base = cloud(NAMES_BASE).unwrap_or_else(|| Err(missing(NAMES_BASE.0)))?;
     let twin = cloud(NAMES_TWIN).transpose()?;
-    Ok(Display { times, base, twin })
+    let samples = cloud(NAMES_SAMPLES).transpose()?;
+    Ok(Display { times, base, twin, samples })
 }
 
 fn read_maps(maps: &Array, saved: usize, rows: &[String]) -> Option<AttentionMaps> {

@@ -6,3 +6,8 @@ use serde_json::Value;
 pub fn simulate() -> Value {
     schemars::schema_for!(crate::simulate::SimulateConfig).to_value()
 }
+
+/// The schema of the configuration of `sweep`.
+pub fn sweep() -> Value {
+    schemars::schema_for!(crate::sweep::SweepConfig).to_value()
+}

@@ -19,7 +19,8 @@ const EDGES: [(&str, &str); 4] = [
 const TERMINAL: [&str; 5] = ["anyhow", "clap", "comfy-table", "indicatif", "signal-hook"];
 
 /// The libraries that the mathematics may use.
-const OF_DYNAMICS: [&str; 8] = ["nalgebra", "pulp", "rand", "rand_chacha", "rand_distr", "rayon", "serde", "thiserror"];
+const OF_DYNAMICS: [&str; 9] =
+    ["nalgebra", "pulp", "rand", "rand_chacha", "rand_distr", "rand_mt", "rayon", "serde", "thiserror"];
 
 /// The most lines a file may have.
 const LONGEST_FILE: usize = 600;

@@ -40,9 +40,10 @@
 use rayon::prelude::*;
 
 use super::exponential::exp_below_zero;
+use super::fused::SERIAL_PAIRS;
 use super::kernel::{AttentionKernel, Mask, Normalization, Score};
 use super::projections::Projections;
-use super::streaming::{SERIAL_PAIRS, lane_dot, lane_dot_shifted, lane_sum};
+use super::streaming::{lane_dot, lane_dot_shifted, lane_sum};
 use crate::linalg::Matrix;
 
 /// Gradients with respect to queries Q x_i (without beta), keys K x_j and values V x_j.

@@ -5,6 +5,7 @@
 //! [`jacobian`] differentiates the fields, exactly and in the same memory.
 
 mod exponential;
+pub mod fused;
 pub mod jacobian;
 pub mod kernel;
 pub mod projections;

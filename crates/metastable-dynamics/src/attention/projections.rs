@@ -90,6 +90,21 @@ impl Projections {
         self.gain
     }
 
+    /// All queries, [n, k]; times beta for dot scores.
+    pub(super) fn queries(&self) -> &[f64] {
+        &self.queries
+    }
+
+    /// All keys, [k, n].
+    pub(super) fn keys(&self) -> &[f64] {
+        &self.keys
+    }
+
+    /// All values, [m, n].
+    pub(super) fn values(&self) -> &[f64] {
+        &self.values
+    }
+
     /// Component c of all values, n numbers.
     pub(super) fn value_row(&self, c: usize) -> &[f64] {
         &self.values[c * self.count..(c + 1) * self.count]

@@ -9,17 +9,23 @@
 //! us; no statement here is claimed to be the paper's own (arXiv 2501.18322, whose theorems we could not read).
 //!
 //! Reading order: `evolve`, [`closed_form`], [`bounds`], `certificate` (what is proven beforehand), `clock` (the time in
-//! which every regime takes few steps), `regime` (the verdict).
+//! which every regime takes few steps), `regime` (the verdict), `still` (ranks as published
+//! scripts count them).
 
 pub mod bounds;
 mod certificate;
 mod clock;
 pub mod closed_form;
+pub mod energy;
 mod evolve;
+mod invariant;
 mod regime;
+mod still;
 #[cfg(test)]
 mod tests;
 
 pub use certificate::{Certificate, Claim, certify};
 pub use evolve::{evolve, evolve_covariance, through_layers};
-pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge};
+pub use invariant::Invariants;
+pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};
+pub use still::{StillEnd, StillRule, Stopped, clipped_euler_until_still, exact_until_still};

@@ -104,7 +104,7 @@ pub fn extreme_cosines(tokens: TokensRef<'_>) -> Option<(f64, f64)> {
 }
 
 /// x_i / |x_i| for at least two tokens, all finite and not zero.
-fn unit_tokens(tokens: TokensRef<'_>) -> Option<Vec<f64>> {
+pub(super) fn unit_tokens(tokens: TokensRef<'_>) -> Option<Vec<f64>> {
     if tokens.count() < 2 {
         return None;
     }

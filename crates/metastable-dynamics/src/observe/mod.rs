@@ -1,10 +1,11 @@
 //! Questions asked of clouds: pure functions of states, never of solvers or runs.
 //!
-//! Reading order: [`clusters`] and [`tracking`] (who is together, and since when); [`cloud`], [`hull`] and [`rank`]
-//! (shape); [`twin`] (a base run against its LoRA twin), [`stability`] (how far the twin may be) and [`cascade`]
+//! Reading order: [`clusters`] and [`tracking`] (who is together, and since when); [`cloud`], [`close_pairs`], [`hull`] and
+//! [`rank`] (shape); [`twin`] (a base run against its LoRA twin), [`stability`] (how far the twin may be) and [`cascade`]
 //! (when its clusters change).
 
 pub mod cascade;
+pub mod close_pairs;
 pub mod cloud;
 pub mod clusters;
 pub mod exponential_sum;
@@ -16,6 +17,7 @@ pub mod stability;
 pub mod tracking;
 pub mod twin;
 
+pub use close_pairs::close_pairs;
 pub use cloud::CloudShape;
 pub use clusters::{Clusters, single_linkage};
 pub use rank::numerical_rank;

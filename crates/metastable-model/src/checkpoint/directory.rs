@@ -129,7 +129,7 @@ fn kind_of(dtype: Dtype) -> Option<BlockKind> {
 }
 
 /// The library's reason with the number it lacks.
-fn describe(error: &SafeTensorError, length: usize) -> String {
+pub(crate) fn describe(error: &SafeTensorError, length: usize) -> String {
     match error {
         SafeTensorError::HeaderTooSmall
         | SafeTensorError::HeaderTooLarge

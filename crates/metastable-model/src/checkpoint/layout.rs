@@ -4,7 +4,7 @@ use crate::names::Storage;
 
 impl Storage {
     /// The shape a file gives to a tensor of canonical `shape`.
-    pub(super) fn stored(self, shape: &[usize]) -> Vec<usize> {
+    pub(crate) fn stored(self, shape: &[usize]) -> Vec<usize> {
         match (self, shape) {
             (Self::Columns, [outputs, inputs]) => vec![*inputs, *outputs],
             (Self::JoinedColumns { count, .. }, [outputs, inputs]) => vec![*inputs, count * outputs],
@@ -14,7 +14,7 @@ impl Storage {
     }
 
     /// The numbers of the tensor of canonical `shape`, row-major, out of what the file holds.
-    pub(super) fn canonical(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+    pub(crate) fn canonical(self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         match (self, shape) {
             (Self::Columns, [outputs, inputs]) => columns(&values, 0, *outputs, (*inputs, *outputs)),
             (Self::JoinedColumns { index, count }, [outputs, inputs]) => {

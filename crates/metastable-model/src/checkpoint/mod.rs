@@ -19,6 +19,7 @@ use crate::error::ModelError;
 use crate::gguf::{Gguf, MAGIC};
 use crate::mapped::map;
 use crate::names::{Naming, Parameter, Spelling};
+pub(crate) use directory::describe;
 use directory::{Directory, Entry};
 
 /// An opened checkpoint.

@@ -15,8 +15,8 @@ pub(crate) struct Embedding {
     position: Option<Vec<f32>>,
     padding: Option<u32>,
     segment: Option<Vec<f32>>,
-    norm: Option<Norm>,
-    projection: Option<Linear>,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) projection: Option<Linear>,
 }
 
 impl Embedding {

@@ -10,6 +10,7 @@ pub(crate) mod embedding;
 mod exponential;
 pub(crate) mod feed_forward;
 pub(crate) mod norm;
+mod parts;
 pub(crate) mod rotation;
 
 use crate::checkpoint::Tensors;

@@ -43,6 +43,15 @@ impl Norm {
         &self.gain
     }
 
+    /// Takes another gain or bias, of the same width.
+    pub(crate) fn replace(&mut self, part: Part, values: Vec<f32>) {
+        debug_assert_eq!(values.len(), self.gain.len());
+        match part {
+            Part::Weight => self.gain = values,
+            Part::Bias => self.bias = values,
+        }
+    }
+
     /// The normalised tokens of `tokens` [n, width].
     pub(crate) fn map(&self, tokens: &[f32]) -> Vec<f32> {
         let mut normed = tokens.to_vec();

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use toml::{Table, Value};
 
 use crate::error::{LabError, Location};
 
@@ -92,6 +93,30 @@ pub fn parse_document<T: DeserializeOwned>(
         let location = if overrides.is_empty() { locate::<T>(text, format) } else { Location::default() };
         explain::explain(file, location, failure)
     })
+}
+
+/// Reads a configuration file as the tree it is, with `--set` overrides applied: for configurations that hold another
+/// one, which is changed before it is read.
+///
+/// # Errors
+/// As [`read_document`], but for the type.
+pub(crate) fn read_tree(file: &Path, overrides: &[String]) -> Result<Table, LabError> {
+    let mut table = tree::parse(file, &read_text(file)?, Format::of_file(file)?)?;
+    overrides.iter().try_for_each(|argument| overrides::apply(&mut table, argument))?;
+    Ok(table)
+}
+
+/// Turns a tree into a type; `file` is for messages, which know no line.
+///
+/// # Errors
+/// As [`parse_document`].
+pub(crate) fn from_tree<T: DeserializeOwned>(file: &Path, table: Table) -> Result<T, LabError> {
+    key_path::deserialize(table).map_err(|failure| explain::explain(file, Location::default(), failure))
+}
+
+/// Puts a value under a dotted key of a tree, as `--set` does; else what was expected and what was found.
+pub(crate) fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), (String, String)> {
+    overrides::put(table, key, value)
 }
 
 /// The resolved configuration as TOML, for `config.resolved.toml`.

@@ -13,22 +13,26 @@ pub(super) fn apply(table: &mut Table, argument: &str) -> Result<(), LabError> {
     let Some((path, text)) = argument.split_once('=') else {
         return fail("key=value", "no `=`".into());
     };
-    let parts: Vec<&str> = path.split('.').map(str::trim).collect();
-    if parts.iter().any(|part| part.is_empty()) {
-        return fail("a key before the `=`, with parts between the dots", format!("`{path}`"));
-    }
     if text.trim().is_empty() {
         return fail("a value after the `=`", "nothing".into());
     }
+    put(table, path, value_of(text)).or_else(|(expected, found)| fail(&expected, found))
+}
+
+/// Puts a value under a dotted path; else what was expected and what was found.
+pub(super) fn put(table: &mut Table, path: &str, value: Value) -> Result<(), (String, String)> {
+    let parts: Vec<&str> = path.split('.').map(str::trim).collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(("a key before the `=`, with parts between the dots".into(), format!("`{path}`")));
+    }
     let (first, rest) = (parts[0], &parts[1..]);
     match table.get_mut(first) {
-        Some(value) => set(value, first, rest, value_of(text)),
+        Some(entry) => set(entry, first, rest, value),
         None => {
-            table.insert(first.to_owned(), nested(rest, value_of(text)));
+            table.insert(first.to_owned(), nested(rest, value));
             Ok(())
         }
     }
-    .or_else(|(expected, found)| fail(&expected, found))
 }
 
 /// Replaces what stands under `parts` of `value`, which itself stands at `place`.

@@ -27,6 +27,8 @@ pub struct Display {
     pub base: Cloud,
     /// The run with the adapter, from the same tokens and at the same times.
     pub twin: Option<Cloud>,
+    /// Particles beside the moments of a Gaussian, in its first two coordinates.
+    pub samples: Option<Cloud>,
 }
 
 /// Holds one run as it is drawn: `S` snapshots of `n` tokens in at most three dimensions.
@@ -53,6 +55,14 @@ pub struct AttentionMaps {
     pub levels: Vec<u8>,
     /// One label per row: a token index or a range of them.
     pub rows: Vec<String>,
+}
+
+impl Display {
+    /// Nothing that moves: for jobs whose figures come from the report alone.
+    pub fn nothing() -> Self {
+        let base = Cloud { count: 0, dim: 1, positions: Vec::new(), attention: None };
+        Self { times: Vec::new(), base, twin: None, samples: None }
+    }
 }
 
 impl Cloud {

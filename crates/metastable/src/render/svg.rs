@@ -44,6 +44,12 @@ impl Scale {
         Self { domain: (low, high), range, log: true }
     }
 
+    /// A logarithmic scale over exactly this domain, which must be positive.
+    pub(super) fn exact_log(domain: (f64, f64), range: (f64, f64)) -> Self {
+        let (low, high) = (domain.0.max(f64::MIN_POSITIVE).log10(), domain.1.max(f64::MIN_POSITIVE).log10());
+        Self { domain: (low, high.max(low + 1e-9)), range, log: true }
+    }
+
     /// Returns the place of a number, or `None` where a logarithm does not exist.
     pub(super) fn at(&self, x: f64) -> Option<f64> {
         let x = if self.log { if x > 0.0 { x.log10() } else { return None } } else { x };
@@ -61,6 +67,11 @@ impl Scale {
         self.range.0
     }
 
+    /// Returns where the domain ends in the drawing.
+    pub(super) fn end(&self) -> f64 {
+        self.range.1
+    }
+
     /// Returns the ticks: multiples of 1, 2 or 5 times a power of ten, or whole decades.
     pub(super) fn ticks(&self, about: usize) -> Vec<Tick> {
         if self.log { self.decades(about) } else { self.rounds(about) }
@@ -68,11 +79,22 @@ impl Scale {
 
     fn decades(&self, about: usize) -> Vec<Tick> {
         // Decades of f64 lie within +-324, so the casts keep their values.
-        let (low, high) = (self.domain.0.round() as i32, self.domain.1.round() as i32);
+        let (low, high) = ((self.domain.0 - 1e-9).ceil() as i32, (self.domain.1 + 1e-9).floor() as i32);
+        if high <= low {
+            return self.parts_of_decades();
+        }
         let step = (((high - low) as f64 / about.max(1) as f64).ceil() as i32).max(1);
         let first = low.div_euclid(step) * step;
         let powers = (0..).map(|k| first + k * step).skip_while(|p| *p < low).take_while(|p| *p <= high);
         powers.map(|p| Tick { value: 10f64.powi(p), label: power_of_ten(p) }).collect()
+    }
+
+    /// For a domain with at most one whole power of ten: 1, 2 and 5 times powers of ten.
+    fn parts_of_decades(&self) -> Vec<Tick> {
+        let (first, last) = (self.domain.0.floor() as i32, self.domain.1.ceil() as i32);
+        let inside = |value: &f64| (self.domain.0 - 1e-9..=self.domain.1 + 1e-9).contains(&value.log10());
+        let values = (first..=last).flat_map(|p| [1.0, 2.0, 5.0].map(|factor| factor * 10f64.powi(p)));
+        values.filter(inside).map(|value| Tick { value, label: super::read::short(value) }).collect()
     }
 
     fn rounds(&self, about: usize) -> Vec<Tick> {
@@ -238,6 +260,12 @@ impl Drawing {
             "<path d=\"{commands}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\" stroke-linecap=\"round\"{dash}{opacity}/>",
             stroke.colour, stroke.width
         );
+    }
+
+    /// Fills a closed path given by its SVG commands.
+    pub(super) fn fill(&mut self, commands: &str, colour: &str, opacity: f64) {
+        let opacity = if opacity < 1.0 { format!(" fill-opacity=\"{opacity:.2}\"") } else { String::new() };
+        let _ = writeln!(self.body, "<path d=\"{commands}\" fill=\"{colour}\"{opacity}/>");
     }
 
     /// Draws a curve inside a panel; gaps stay gaps; what leaves the panel is cut at its edge.

@@ -1,11 +1,13 @@
 //! The run folder: the only place where the lab writes.
 //!
 //! A run begins with [`RunDir::begin`], which decides whether the folder may be used; writes whole files with
-//! [`RunDir::write`]; saves its state with [`RunDir::save_checkpoint`]; and ends with [`RunDir::finish`], which
+//! [`RunDir::write`]; saves its state with [`RunDir::save_checkpoint`], or what is done piece
+//! by piece with [`RunDir::append`]; and ends with [`RunDir::finish`], which
 //! writes DONE. Product present = run complete. Every file is complete or absent, whatever happens.
 
 mod atomic;
 mod checkpoint;
+mod journal;
 mod lock;
 mod survey;
 
@@ -13,14 +15,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub(crate) use atomic::TEMPORARY_PREFIX;
 pub use atomic::{write_file, write_file_with};
 pub use checkpoint::Checkpoint;
 pub use survey::Done;
 
 use crate::error::LabError;
 use crate::provenance::sha256_hex;
+use journal::Journal;
 use lock::Lock;
-use survey::{CHECKPOINT_FOLDER, CONFIG, DONE, FINGERPRINT, REPORT, STATE, Survey};
+use survey::{CHECKPOINT_FOLDER, CONFIG, DONE, FINGERPRINT, JOURNAL, REPORT, STATE, Survey};
 
 /// The schema number of run folders and reports.
 pub const SCHEMA: u32 = 1;
@@ -64,6 +68,7 @@ pub struct RunDir {
     created: Vec<PathBuf>,
     continued: bool,
     state: State,
+    journal: Option<Journal>,
     // Dropped last, after our Drop has tidied up.
     _lock: Lock,
 }
@@ -92,7 +97,14 @@ impl RunDir {
         let created = create_folders(folder)?;
         let lock = Lock::take(folder).inspect_err(|_| remove_empty(&created))?;
         // From here on an early return drops `run`, which removes what it created.
-        let mut run = Self { folder: folder.to_owned(), created, continued: false, state: State::Useful, _lock: lock };
+        let mut run = Self {
+            folder: folder.to_owned(),
+            created,
+            continued: false,
+            state: State::Useful,
+            journal: None,
+            _lock: lock,
+        };
         let found = run.survey()?;
         // Looked at again under the lock: another process may have been quicker.
         check(folder, existing, config_fingerprint, &found)?;
@@ -116,7 +128,7 @@ impl RunDir {
         let lock = Lock::take(folder)?;
         survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
         let folder = folder.to_owned();
-        Ok(Self { folder, created: Vec::new(), continued: false, state: State::Finished, _lock: lock })
+        Ok(Self { folder, created: Vec::new(), continued: false, state: State::Finished, journal: None, _lock: lock })
     }
 
     /// The folder.
@@ -192,6 +204,42 @@ impl RunDir {
     /// [`LabError::Read`]; a damaged file is no error but [`Checkpoint::Damaged`].
     pub fn load_checkpoint(&self) -> Result<Checkpoint, LabError> {
         checkpoint::load(&self.folder.join(STATE))
+    }
+
+    /// Opens the journal of an unfinished run and answers its records, those that a kill left incomplete left out.
+    ///
+    /// # Errors
+    /// [`LabError::Read`], [`LabError::Write`].
+    pub fn open_journal(&mut self) -> Result<Vec<Vec<u8>>, LabError> {
+        let file = self.folder.join(JOURNAL);
+        self.make_parent(&file)?;
+        let (journal, records) = Journal::open(&file)?;
+        self.journal = Some(journal);
+        Ok(records)
+    }
+
+    /// Appends a record to the journal: it outlives a kill of this process from now on, a power cut from the next
+    /// [`RunDir::sync_journal`] on.
+    ///
+    /// # Errors
+    /// [`LabError::Write`].
+    ///
+    /// # Panics
+    /// If the journal is not open.
+    pub fn append(&mut self, record: &[u8]) -> Result<(), LabError> {
+        self.journal.as_mut().expect("the journal was opened before").append(record)?;
+        if self.state == State::Fresh {
+            self.state = State::Useful;
+        }
+        Ok(())
+    }
+
+    /// Makes the journal durable.
+    ///
+    /// # Errors
+    /// [`LabError::Write`].
+    pub fn sync_journal(&mut self) -> Result<(), LabError> {
+        self.journal.as_mut().map_or(Ok(()), Journal::sync)
     }
 
     /// Marks the run as complete: writes DONE, then removes the checkpoint.
@@ -272,7 +320,7 @@ fn complete_finish(folder: &Path) {
 }
 
 fn remove_checkpoint(folder: &Path) -> io::Result<()> {
-    for name in [STATE, FINGERPRINT] {
+    for name in [STATE, JOURNAL, FINGERPRINT] {
         remove_if_there(&folder.join(name))?;
     }
     let checkpoint = folder.join(CHECKPOINT_FOLDER);

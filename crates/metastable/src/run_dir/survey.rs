@@ -15,11 +15,12 @@ pub(super) const DONE: &str = "DONE";
 pub(super) const CHECKPOINT_FOLDER: &str = "checkpoint";
 pub(super) const FINGERPRINT: &str = "checkpoint/fingerprint";
 pub(super) const STATE: &str = "checkpoint/state.bin";
+pub(super) const JOURNAL: &str = "checkpoint/journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
 const FOLDERS: [(&str, &[&str]); 2] = [("figures", &["svg", "png", "csv"]), (CHECKPOINT_FOLDER, &["", "bin"])];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
-const FILES: [&str; 13] = [
+const FILES: [&str; 15] = [
     REPORT,
     "report.html",
     "report.md",
@@ -30,6 +31,8 @@ const FILES: [&str; 13] = [
     "layers.csv",
     "heads.parquet",
     "heads.csv",
+    "points.parquet",
+    "points.csv",
     "display.safetensors",
     "trajectory.safetensors",
     "hidden.safetensors",

@@ -96,7 +96,7 @@ pub fn assemble(
     };
     report.header.summary = super::summary::sentences(&report);
     let times = (0..saved).filter(|s| selection.draws(*s)).map(|s| simulation.times[s]).collect();
-    Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud }, saved })
+    Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud, samples: None }, saved })
 }
 
 /// What is drawn of both runs.
@@ -122,7 +122,8 @@ impl Observed {
         outside: &mut Outside,
     ) -> Result<Self, Unfinished> {
         let (n, d) = (simulation.tokens.count(), simulation.tokens.dim());
-        let mut collector = Collector::new(simulation.config.observe.cluster_radius);
+        let observe = &simulation.config.observe;
+        let mut collector = Collector::new(observe.cluster_radius).with_close_cosine(observe.close_cosine);
         let mut cloud = CloudBuilder::new(n, drawn.projection.dim(), &drawn.selection);
         for (s, &t) in simulation.times[..drawn.saved].iter().enumerate() {
             if let Some(interruption) = outside.watcher.interrupted() {

@@ -4,9 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, StringDeserializer};
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use super::law::RandomMatrix;
 
 /// Times to save.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +25,7 @@ impl Default for Save {
     }
 }
 
-/// A matrix: "identity", "zero", a scalar c (c·I), rows, or a file.
+/// A matrix: "identity", "zero", a scalar c (c·I), rows, a file, or a law to draw from.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum MatrixConfig {
     /// I.
@@ -37,6 +39,8 @@ pub enum MatrixConfig {
     Rows(Vec<Vec<f64>>),
     /// A `.npy` or `.safetensors` file, relative to the config.
     File(String, Option<String>),
+    /// Drawn at random.
+    Random(RandomMatrix),
 }
 
 impl Serialize for MatrixConfig {
@@ -50,6 +54,7 @@ impl Serialize for MatrixConfig {
             Self::File(file, Some(tensor)) => {
                 TensorFile { file: file.clone(), tensor: tensor.clone() }.serialize(serializer)
             }
+            Self::Random(law) => law.serialize(serializer),
         }
     }
 }
@@ -61,6 +66,46 @@ struct TensorFile {
     tensor: String,
 }
 
+/// A table that names a tensor of a file begins with `file` or `tensor`, every other one is a law.
+enum MatrixTable {
+    Tensor(TensorFile),
+    Random(RandomMatrix),
+}
+
+impl MatrixTable {
+    fn read<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        // The first key is put back in front of the others.
+        let first: Option<String> = map.next_key()?;
+        let is_file = first.as_deref().is_some_and(|key| ["file", "tensor"].contains(&key));
+        let map = MapAccessDeserializer::new(Again { first, map });
+        match is_file {
+            true => TensorFile::deserialize(map).map(Self::Tensor),
+            false => RandomMatrix::deserialize(map).map(Self::Random),
+        }
+    }
+}
+
+/// Entries whose first key has been read already.
+struct Again<A> {
+    first: Option<String>,
+    map: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Again<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        match self.first.take() {
+            Some(key) => seed.deserialize(StringDeserializer::new(key)).map(Some),
+            None => self.map.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
 impl<'de> Deserialize<'de> for MatrixConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct MatrixVisitor;
@@ -68,7 +113,7 @@ impl<'de> Deserialize<'de> for MatrixConfig {
             type Value = MatrixConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("\"identity\", \"zero\", a number c (for c·I), rows of numbers, or a file name")
+                f.write_str("\"identity\", \"zero\", a number c (for c·I), rows of numbers, a file name, or a law")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<MatrixConfig, E> {
@@ -103,8 +148,10 @@ impl<'de> Deserialize<'de> for MatrixConfig {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MatrixConfig, A::Error> {
-                let file = TensorFile::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(MatrixConfig::File(file.file, Some(file.tensor)))
+                Ok(match MatrixTable::read(map)? {
+                    MatrixTable::Tensor(TensorFile { file, tensor }) => MatrixConfig::File(file, Some(tensor)),
+                    MatrixTable::Random(law) => MatrixConfig::Random(law),
+                })
             }
         }
         deserializer.deserialize_any(MatrixVisitor)
@@ -116,15 +163,17 @@ impl JsonSchema for MatrixConfig {
         "Matrix".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let law = generator.subschema_for::<RandomMatrix>();
         json_schema!({
-            "description": "\"identity\", \"zero\", a number c (for c·I), rows, a .npy or .safetensors file, or {file, tensor}",
+            "description": "\"identity\", \"zero\", a number c (for c·I), rows, a .npy or .safetensors file, {file, tensor}, or a law to draw from",
             "anyOf": [
                 {"type": "string"},
                 {"type": "number"},
                 {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
                 {"type": "object", "required": ["file", "tensor"], "additionalProperties": false,
-                 "properties": {"file": {"type": "string"}, "tensor": {"type": "string"}}}
+                 "properties": {"file": {"type": "string"}, "tensor": {"type": "string"}}},
+                law
             ]
         })
     }
@@ -215,6 +264,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("one item or a list of items")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                T::deserialize(de::value::U64Deserializer::new(number)).map(|item| OneOrMany(vec![item]))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                T::deserialize(de::value::I64Deserializer::new(number)).map(|item| OneOrMany(vec![item]))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -6,7 +6,7 @@ use metastable_dynamics::{DynamicsError, Matrix};
 
 use super::forms::MatrixConfig;
 use crate::arrays;
-use crate::error::LabError;
+use crate::error::{LabError, Location};
 
 /// A key and the part of it that the mathematics complains about, said once.
 fn place(key: &str, name: &str) -> String {
@@ -18,12 +18,18 @@ fn place(key: &str, name: &str) -> String {
 pub struct Inputs {
     config: PathBuf,
     files: Vec<(String, PathBuf)>,
+    seed: u64,
 }
 
 impl Inputs {
     /// Files relative to the folder of `config`.
     pub fn new(config: &Path) -> Self {
-        Self { config: config.into(), files: Vec::new() }
+        Self { config: config.into(), files: Vec::new(), seed: 0 }
+    }
+
+    /// With the seed of random matrices that name none.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// All files read so far: the name that the config gives, and where that is.
@@ -34,6 +40,12 @@ impl Inputs {
     /// An error about a key of the config.
     pub fn wrong(&self, key: &str, expected: impl ToString, found: impl ToString) -> LabError {
         LabError::wrong_value(&self.config, key, expected.to_string(), found.to_string())
+    }
+
+    /// An error about a key that is absent at the top of the config.
+    pub fn missing(&self, key: &str) -> LabError {
+        let (file, location) = (self.config.clone(), Location::default());
+        LabError::MissingKey { file, location, key: String::new(), missing: key.into() }
     }
 
     /// The mathematics' refusal of what a key says.
@@ -89,6 +101,9 @@ impl Inputs {
             },
             MatrixConfig::Scalar(c) => return square(*c),
             MatrixConfig::Rows(list) => Matrix::from_rows(key, list).map_err(|source| self.refused(key, source))?,
+            MatrixConfig::Random(law) => law
+                .draw(key, self.seed, columns)
+                .map_err(|refusal| self.wrong(&format!("{key}.{}", refusal.key), refusal.expected, refusal.found))?,
             MatrixConfig::File(file, tensor) => {
                 let (path, array) = self.array(file, tensor.as_deref())?;
                 let found = array.into_matrix(&path)?;

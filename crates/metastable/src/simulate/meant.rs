@@ -14,8 +14,8 @@ use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
 use super::seed::MOST_VALUES;
 use super::written::{
-    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, SimulateConfig, TargetName,
-    TimeConfig,
+    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, Precision, SimulateConfig,
+    TargetName, TimeConfig,
 };
 use crate::error::LabError;
 
@@ -23,6 +23,13 @@ use crate::error::LabError;
 pub const DEFAULT_RTOL: f64 = 1e-10;
 /// Absolute tolerance per token where the config gives none.
 pub const DEFAULT_ATOL: f64 = 1e-12;
+
+/// The same where fields are computed in single precision, whose rounding is no error of a step.
+pub const SINGLE_RTOL: f64 = 1e-5;
+/// The same for the absolute tolerance.
+pub const SINGLE_ATOL: f64 = 1e-6;
+/// The least tolerances in single precision: fields have rounding noise of about 1e-7.
+pub const LEAST_SINGLE_TOLERANCE: f64 = 1e-6;
 
 /// A validated simulation.
 #[derive(Debug)]
@@ -58,25 +65,36 @@ impl Simulation {
         if config.title.is_none() {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut inputs = Inputs::new(file);
+        let mut inputs = Inputs::new(file).with_seed(config.seed);
+        require_tokens(&config, &inputs)?;
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
         let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;
-        if config.head.is_empty() {
-            return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
-        }
-        let read_head = |(h, head): (usize, &HeadConfig)| read_head(h, head, tokens.dim(), &mut inputs);
-        let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
+        let heads = read_heads(&config.head, tokens.dim(), &mut inputs)?;
         let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
         let kernel = kernel(&config.kernel, &inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
-        let solver = solver(&config.time, &inputs)?;
+        let solver = solver(&config.time, config.precision, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
         }
+        if !(config.observe.close_cosine >= -1.0 && config.observe.close_cosine < 1.0) {
+            let found = config.observe.close_cosine.to_string();
+            return Err(inputs.wrong("observe.close_cosine", "a cosine in [-1, 1)", found));
+        }
         if config.space.coordinates == Coordinates::Rescaled && config.space.geometry == GeometryName::Sphere {
             return Err(inputs.wrong("space.coordinates", "\"plain\" on the sphere", "\"rescaled\""));
+        }
+        if config.space.coordinates == Coordinates::Rescaled && config.precision == Precision::F32 {
+            return Err(inputs.wrong(
+                "precision",
+                "\"f64\" in rescaled coordinates, whose scores grow without bound",
+                "\"f32\"",
+            ));
+        }
+        if config.precision == Precision::F32 {
+            warnings.push("attention fields were computed in single precision: they carry noise of about 1e-7".into());
         }
         let inputs_read = inputs.files();
         let mut simulation = Self {
@@ -121,7 +139,11 @@ impl Simulation {
             (GeometryName::Sphere, None) => Placement::Tangent,
             _ => Placement::Ambient,
         };
-        Ok(AttentionFlow::Particle(ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?))
+        let flow = ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?;
+        Ok(AttentionFlow::Particle(match self.config.precision {
+            Precision::F64 => flow,
+            Precision::F32 => flow.in_single_precision(),
+        }))
     }
 
     /// The space of the cloud.
@@ -160,6 +182,24 @@ fn place(
     Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
 }
 
+/// A config of a particle run has tokens and no Gaussian.
+fn require_tokens(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabError> {
+    match (config.tokens.is_absent(), config.gaussian.is_some()) {
+        (false, false) => Ok(()),
+        (false, true) => Err(inputs.wrong("gaussian", "either [tokens] or [gaussian]", "both")),
+        (true, true) => Err(inputs.wrong("gaussian", "[tokens] for this command", "[gaussian]")),
+        (true, false) => Err(inputs.missing("tokens")),
+    }
+}
+
+/// The heads of tokens of dimension d.
+pub(super) fn read_heads(written: &[HeadConfig], d: usize, inputs: &mut Inputs) -> Result<Vec<Head>, LabError> {
+    if written.is_empty() {
+        return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
+    }
+    written.iter().enumerate().map(|(h, head)| read_head(h, head, d, inputs)).collect()
+}
+
 fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
     let key = |name: &str| format!("head[{h}].{name}");
     // Words and scalars mean a square matrix; rows and files bring their own number of rows.
@@ -178,7 +218,7 @@ fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> R
 }
 
 /// Adds every update to the heads it names.
-fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
+pub(super) fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
     if loras.is_empty() {
         return Ok(None);
     }
@@ -257,7 +297,7 @@ fn read_update(
     }
 }
 
-fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
+pub(super) fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
     if written.bias.is_some() && written.normalization != NormalizationName::Sigmoid {
         return Err(inputs.wrong("kernel.bias", "a sigmoid normalization beside it", "another normalization"));
     }
@@ -273,7 +313,7 @@ fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, La
 }
 
 /// The times to save, for states of `values` numbers.
-fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+pub(super) fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
     let end = written.end;
     if !(end > 0.0 && end.is_finite()) {
         return Err(inputs.wrong("time.end", "a positive number", end));
@@ -311,7 +351,7 @@ fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64
     }
 }
 
-fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
+pub(super) fn solver(written: &TimeConfig, precision: Precision, inputs: &Inputs) -> Result<SolverOptions, LabError> {
     let positive = |name: &str, value: Option<f64>| match value {
         Some(v) if !(v > 0.0 && v.is_finite()) => Err(inputs.wrong(&format!("time.{name}"), "a positive number", v)),
         other => Ok(other),
@@ -344,7 +384,7 @@ fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabErr
                 Some(dt) => (method, StepSize::Fixed(dt)),
                 None if fixed => return Err(inputs.wrong("time.dt", "a step for a fixed-step method", "none")),
                 None => {
-                    let (rtol, atol) = (rtol.unwrap_or(DEFAULT_RTOL), atol.unwrap_or(DEFAULT_ATOL));
+                    let [rtol, atol] = tolerances([rtol, atol], precision, inputs)?;
                     (method, StepSize::Adaptive { rtol, atol })
                 }
             }
@@ -358,4 +398,18 @@ fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabErr
     options.stationary = stationary;
     options.validate().map_err(|source| inputs.refused("time", source))?;
     Ok(options)
+}
+
+/// Relative and absolute tolerance as given, or the precision's own.
+fn tolerances(given: [Option<f64>; 2], precision: Precision, inputs: &Inputs) -> Result<[f64; 2], LabError> {
+    if precision == Precision::F64 {
+        return Ok([given[0].unwrap_or(DEFAULT_RTOL), given[1].unwrap_or(DEFAULT_ATOL)]);
+    }
+    for (name, tolerance) in ["rtol", "atol"].into_iter().zip(given) {
+        if let Some(found) = tolerance.filter(|tolerance| *tolerance < LEAST_SINGLE_TOLERANCE) {
+            let expected = format!("{LEAST_SINGLE_TOLERANCE:e} or more with precision \"f32\"");
+            return Err(inputs.wrong(&format!("time.{name}"), expected, format!("{found:e}")));
+        }
+    }
+    Ok([given[0].unwrap_or(SINGLE_RTOL), given[1].unwrap_or(SINGLE_ATOL)])
 }

@@ -3,6 +3,7 @@
 use metastable_dynamics::{Matrix, Tokens, random};
 
 use super::inputs::Inputs;
+use super::law::numpy_stream;
 use super::written::{Law, SimulateConfig, TokensConfig};
 use crate::error::LabError;
 
@@ -53,7 +54,7 @@ fn draw(law: Law, written: &TokensConfig, seed: u64, inputs: &mut Inputs) -> Res
         return Err(inputs.wrong("tokens.n", format!("n·d of at most {MOST_VALUES}"), format!("n = {n}, d = {d}")));
     }
     let box_keys = written.low.is_some() || written.high.is_some();
-    if box_keys && law != Law::Uniform {
+    if box_keys && !matches!(law, Law::Uniform | Law::NumpyUniform) {
         return Err(inputs.wrong("tokens.low", "low and high only for law = \"uniform\"", format!("{law:?}")));
     }
     if (written.mean.is_some() || written.covariance.is_some()) && law != Law::Gaussian {
@@ -62,11 +63,15 @@ fn draw(law: Law, written: &TokensConfig, seed: u64, inputs: &mut Inputs) -> Res
     }
     let values = match law {
         Law::Uniform => {
-            let (low, high) = (written.low.unwrap_or(-1.0), written.high.unwrap_or(1.0));
-            if !(low.is_finite() && high.is_finite() && low < high) {
-                return Err(inputs.wrong("tokens.low", "finite low < high", format!("low = {low}, high = {high}")));
-            }
+            let (low, high) = box_ends(written, inputs)?;
             random::uniform(seed, n, d, low, high)
+        }
+        Law::NumpyUniform | Law::NumpyRandn => {
+            let (low, high) = box_ends(written, inputs)?;
+            let mut stream = numpy_stream(seed, None)
+                .map_err(|refusal| inputs.wrong(refusal.key, refusal.expected, refusal.found))?;
+            let is_normal = law == Law::NumpyRandn;
+            (0..n * d).map(|_| if is_normal { stream.standard_normal() } else { stream.uniform(low, high) }).collect()
         }
         Law::Sphere => random::sphere(seed, n, d),
         Law::Orthonormal => {
@@ -78,6 +83,14 @@ fn draw(law: Law, written: &TokensConfig, seed: u64, inputs: &mut Inputs) -> Res
         Law::Gaussian => gaussian(written, seed, n, d, inputs)?,
     };
     Tokens::new(d, values).map_err(|source| inputs.refused("tokens", source))
+}
+
+fn box_ends(written: &TokensConfig, inputs: &Inputs) -> Result<(f64, f64), LabError> {
+    let (low, high) = (written.low.unwrap_or(-1.0), written.high.unwrap_or(1.0));
+    if !(low.is_finite() && high.is_finite() && low < high) {
+        return Err(inputs.wrong("tokens.low", "finite low < high", format!("low = {low}, high = {high}")));
+    }
+    Ok((low, high))
 }
 
 /// A ceiling on the numbers of a cloud, and of all its saved states, that keeps a typing error from taking all memory:

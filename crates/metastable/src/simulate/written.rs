@@ -5,7 +5,10 @@ use metastable_dynamics::solver::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::observables::CLOSE_COSINE;
+
 use super::forms::{MatrixConfig, OneOrMany, Save};
+use super::gaussian::written::GaussianConfig;
 
 /// A simulation: tokens, heads, kernel, space, time, and optionally a LoRA adapter for a twin run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -17,11 +20,16 @@ pub struct SimulateConfig {
     /// Seed of the initial tokens.
     #[serde(default)]
     pub seed: u64,
-    /// Number format of the state.
+    /// "f64", or "f32" for attention fields in single precision: less than half of the time for many tokens, tolerances
+    /// from 1e-6 on, plain coordinates only.
     #[serde(default)]
     pub precision: Precision,
     /// The initial tokens.
+    #[serde(default, skip_serializing_if = "TokensConfig::is_absent")]
     pub tokens: TokensConfig,
+    /// Instead of tokens: a Gaussian, whose mean and covariance are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaussian: Option<GaussianConfig>,
     /// The heads; one identity head by default.
     #[serde(default = "one_identity_head")]
     pub head: Vec<HeadConfig>,
@@ -45,17 +53,29 @@ fn one_identity_head() -> Vec<HeadConfig> {
     vec![HeadConfig::default()]
 }
 
-/// Number format of the state.
+/// Number format of the attention fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 64-bit floating point.
     #[default]
     F64,
+    /// 32-bit floating point for scores, weights and their sums; state, time and error estimates stay 64-bit.
+    F32,
+}
+
+impl Precision {
+    /// As in the config and in a report's provenance.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F64 => "f64",
+            Self::F32 => "f32",
+        }
+    }
 }
 
 /// The initial tokens: exactly one of `file`, `values` and `law`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
     /// A `.npy` or `.safetensors` file of shape [n, d], relative to the config.
@@ -90,6 +110,13 @@ pub struct TokensConfig {
     pub covariance: Option<MatrixConfig>,
 }
 
+impl TokensConfig {
+    /// Whether the config has no such table.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A law of initial tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -102,6 +129,10 @@ pub enum Law {
     Sphere,
     /// The first n vectors of the standard basis (n <= d).
     Orthonormal,
+    /// As `numpy.random.RandomState(seed).uniform(low, high, (n, d))` draws them.
+    NumpyUniform,
+    /// As `numpy.random.RandomState(seed).randn(n, d)` draws them.
+    NumpyRandn,
 }
 
 /// One head: scores <Q x, K y>, messages W V y.
@@ -299,6 +330,9 @@ pub struct ObserveConfig {
     /// Tokens closer than this are linked into one cluster; also the distance that counts as departure.
     #[serde(default = "default_cluster_radius")]
     pub cluster_radius: f64,
+    /// Pairs of tokens count as close (`close_pairs`) where their cosine is above this.
+    #[serde(default = "default_close_cosine")]
+    pub close_cosine: f64,
     /// The slow-time cascade of a twin: computed where it applies unless set; an error where set and it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cascade: Option<bool>,
@@ -308,8 +342,12 @@ fn default_cluster_radius() -> f64 {
     0.1
 }
 
+fn default_close_cosine() -> f64 {
+    CLOSE_COSINE
+}
+
 impl Default for ObserveConfig {
     fn default() -> Self {
-        Self { cluster_radius: default_cluster_radius(), cascade: None }
+        Self { cluster_radius: default_cluster_radius(), close_cosine: default_close_cosine(), cascade: None }
     }
 }

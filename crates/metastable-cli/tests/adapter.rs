@@ -1,0 +1,178 @@
+//! `metastable adapter`: contract keys, exit codes, nothing half-written.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::util::{World, repository};
+
+fn fixture(name: &str) -> String {
+    repository(&format!("crates/metastable-model/tests/{name}"))
+}
+
+fn spam() -> String {
+    fixture("fixtures/minilm-spam-lora")
+}
+
+fn json(world: &World, arguments: &[&str]) -> Value {
+    serde_json::from_str(&world.succeed(arguments).stdout).unwrap()
+}
+
+/// A copy of the spam adapter that may be broken.
+fn copy(world: &World, name: &str) {
+    fs::create_dir(world.path().join(name)).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(Path::new(&spam()).join(file), world.path().join(name).join(file)).unwrap();
+    }
+}
+
+/// Sets all bytes of a tensor to 0.
+fn zero(world: &World, file: &str, tensor: &str) {
+    let path = world.path().join(file);
+    let mut bytes = fs::read(&path).unwrap();
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let offset = |i: usize| usize::try_from(header[tensor]["data_offsets"][i].as_u64().unwrap()).unwrap();
+    bytes[8 + length + offset(0)..8 + length + offset(1)].fill(0);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn info_has_every_key_of_the_contract() {
+    let world = World::new();
+    let report = json(&world, &["adapter", "info", &spam(), "--json"]);
+    let modules = report["modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 12);
+    for key in [
+        "name",
+        "r",
+        "alpha",
+        "scale",
+        "shape",
+        "norm",
+        "stable_rank",
+        "effective_rank",
+        "singular_values",
+        "gap",
+        "kappa",
+        "kappa_balanced",
+        "status",
+    ] {
+        assert!(!modules[0][key].is_null(), "{key}");
+    }
+    assert_eq!(modules[0]["name"], "bert.encoder.layer.0.attention.self.query");
+    assert_eq!((modules[0]["r"].as_u64(), modules[0]["scale"].as_f64()), (Some(8), Some(2.0)));
+    let values: Vec<f64> =
+        modules[0]["singular_values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let (norm, first) = (modules[0]["norm"].as_f64().unwrap(), values[0]);
+    let squares: f64 = values.iter().map(|value| value * value).sum();
+    assert!((norm * norm / squares - 1.0).abs() < 1e-12);
+    assert!((modules[0]["stable_rank"].as_f64().unwrap() - squares / (first * first)).abs() < 1e-12);
+    let table = world.succeed(&["adapter", "info", &spam()]).stdout;
+    assert!(table.contains("kappa_balanced") && table.contains("12 modules, 12 of full rank."), "{table}");
+    let csv = world.succeed(&["adapter", "info", &spam(), "--format", "csv"]).stdout;
+    assert_eq!(csv.lines().count(), 13);
+}
+
+#[test]
+fn check_ends_with_three_where_an_adapter_must_not_be_used_and_four_where_nothing_can_be_read() {
+    let world = World::new();
+    assert_eq!(json(&world, &["adapter", "check", &spam(), "--json"])["sound"], true);
+    copy(&world, "broken");
+    zero(
+        &world,
+        "broken/adapter_model.safetensors",
+        "base_model.model.bert.encoder.layer.3.attention.self.value.lora_B.weight",
+    );
+    let ended = world.run(&["adapter", "check", "broken"]);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stdout.contains("untrained") && ended.stderr.contains("findings of severity error"), "{ended:?}");
+    // Looking is allowed, using is not.
+    let report = json(&world, &["adapter", "info", "broken", "--json"]);
+    assert_eq!(report["modules"][7]["status"], "untrained");
+    world.refuse(&["adapter", "rebalance", "broken", "out"], 4, "B is 0: it was never trained");
+    world.succeed(&["adapter", "rebalance", "broken", "out", "--allow-partial"]);
+    let mut bytes = world.read("broken/adapter_model.safetensors");
+    bytes.truncate(1000);
+    world.write("broken/adapter_model.safetensors", bytes);
+    world.refuse(&["adapter", "check", "broken"], 4, "expected a safetensors file");
+    world.refuse(&["adapter", "info", "nowhere"], 4, "nowhere: not found, expected an adapter");
+}
+
+#[test]
+fn rebalancing_keeps_the_update_and_is_undone() {
+    let world = World::new();
+    let report = json(&world, &["adapter", "rebalance", &spam(), "balanced", "--json"]);
+    assert!(report["max_product_error"].as_f64().unwrap() <= 1e-6);
+    assert!(report["max_gap"].as_f64().unwrap() <= 1e-5);
+    assert_eq!(world.names(), ["balanced"]);
+    let expected = ["adapter_config.json", "adapter_model.safetensors", "rebalance.safetensors"];
+    assert!(world.files("balanced").keys().eq(expected.iter()));
+    let after = json(&world, &["adapter", "info", "balanced", "--json"]);
+    let before = json(&world, &["adapter", "info", &spam(), "--json"]);
+    for (after, before) in after["modules"].as_array().unwrap().iter().zip(before["modules"].as_array().unwrap()) {
+        let number = |row: &Value, key: &str| row[key].as_f64().unwrap();
+        assert!((number(after, "kappa") / number(after, "kappa_balanced") - 1.0).abs() < 1e-5);
+        assert!((number(after, "norm") / number(before, "norm") - 1.0).abs() < 1e-7);
+        let sigma = |i: usize| after["singular_values"][i].as_f64().unwrap();
+        assert!((number(after, "kappa_balanced") / (2.0 * sigma(0) / sigma(7)) - 1.0).abs() < 1e-12);
+    }
+    let same = json(&world, &["adapter", "compare", &spam(), "balanced", "--json"]);
+    assert!((same["cosine"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+    world.succeed(&["adapter", "rebalance", "balanced", "back", "--undo"]);
+    let back = json(&world, &["adapter", "info", "back", "--json"]);
+    for (back, before) in back["modules"].as_array().unwrap().iter().zip(before["modules"].as_array().unwrap()) {
+        // κ of the original comes back to rounding: it squares the smallest singular value of a factor.
+        assert!((back["kappa"].as_f64().unwrap() / before["kappa"].as_f64().unwrap() - 1.0).abs() < 1e-3);
+    }
+    world.refuse(&["adapter", "rebalance", &spam(), "balanced"], 2, "expected an empty folder");
+}
+
+#[test]
+fn comparing_tells_one_adapter_from_another() {
+    let world = World::new();
+    let report = json(&world, &["adapter", "compare", &spam(), &spam(), "--json"]);
+    let first = &report["modules"][0];
+    assert!((first["output_overlap"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+    assert!((first["input_overlap"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+    assert_eq!(first["k"], 8);
+    assert!(first["distance"].as_f64().unwrap() < 1e-7);
+    let llama = fixture("golden/adapters/llama-dora");
+    let other = fixture("golden/adapters/llama-patterns");
+    let report = json(&world, &["adapter", "compare", &llama, &other, "--json"]);
+    // Independent random factors: overlaps near chance, k/d.
+    let (overlap, chance) = (&report["modules"][0]["output_overlap"], &report["modules"][0]["output_chance"]);
+    assert!((overlap.as_f64().unwrap() - chance.as_f64().unwrap()).abs() < 0.15, "{overlap} {chance}");
+    assert!(report["only_second"].as_array().unwrap().len() > 10);
+    world.refuse(&["adapter", "compare", &spam(), &llama], 2, "expected a module of both");
+}
+
+#[test]
+fn a_merge_is_verified_and_written_whole_or_not_at_all() {
+    let world = World::new();
+    let (base, adapter) = (fixture("fixtures/tiny-gpt2"), fixture("golden/adapters/gpt2-conv1d"));
+    let report = json(&world, &["adapter", "merge", &base, &adapter, "merged", "--json"]);
+    assert!(report["error"].as_f64().unwrap() <= 1e-5 && report["change"].as_f64().unwrap() > 1e-2, "{report}");
+    assert_eq!(report["compared"], "logits");
+    let names: Vec<String> = world.files("merged").into_keys().collect();
+    assert!(names.contains(&"config.json".into()) && names.contains(&"tokenizer.json".into()), "{names:?}");
+    world.succeed(&["logits", "merged", "--ids", "1,2,3", "-o", "x.safetensors"]);
+    world.refuse(&["adapter", "merge", &base, &spam(), "other"], 4, "the adapter does not fit the model");
+    world.refuse(&["adapter", "merge", &base, &adapter, "merged"], 2, "expected an empty folder");
+}
+
+#[test]
+fn an_mlx_adapter_is_converted() {
+    let world = World::new();
+    fs::create_dir(world.path().join("mlx")).unwrap();
+    world.write("mlx/adapter_config.json", r#"{"fine_tune_type":"lora","lora_parameters":{"rank":1,"scale":3.0}}"#);
+    let header = r#"{"model.layers.0.self_attn.q_proj.lora_a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"model.layers.0.self_attn.q_proj.lora_b":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}"#;
+    let data: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    world.write("mlx/adapters.safetensors", crate::util::safetensors(header, &data));
+    world.succeed(&["adapter", "convert", "mlx", "peft"]);
+    let report = json(&world, &["adapter", "info", "peft", "--json"]);
+    assert_eq!((&report["layout"], report["modules"][0]["scale"].as_f64()), (&Value::from("peft"), Some(3.0)));
+    // ‖3·b aᵀ‖ = 3·|a|·|b| = 3·√5·5.
+    assert!((report["modules"][0]["norm"].as_f64().unwrap() / (15.0 * 5.0_f64.sqrt()) - 1.0).abs() < 1e-12);
+}

@@ -1,0 +1,178 @@
+//! What each module of an adapter does to its weight.
+
+use std::path::Path;
+
+use metastable_model::lora::{Adapter, LoraModule, ModuleKind, ModuleSpectrum, Status};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::check::FindingRow;
+use crate::error::LabError;
+use crate::table::{Column, Table};
+
+/// An adapter, module by module.
+#[derive(Debug, Clone, Serialize)]
+pub struct InfoReport {
+    /// The adapter as given.
+    pub adapter: String,
+    /// "peft", "mlx" or "kohya".
+    pub layout: &'static str,
+    /// The base model as the adapter names it.
+    pub base: Option<String>,
+    /// PEFT's task type.
+    pub task: Option<String>,
+    /// Numbers in all factors.
+    pub parameters: usize,
+    /// The modules, in natural order.
+    pub modules: Vec<ModuleRow>,
+    /// Tensors that replace the base's.
+    pub whole_tensors: Vec<String>,
+    /// What is wrong or worth knowing.
+    pub findings: Vec<FindingRow>,
+    /// What it amounts to, in words.
+    pub summary: Vec<String>,
+}
+
+/// One module.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModuleRow {
+    /// The path in the base model.
+    pub name: String,
+    /// "linear", "embedding" or "convolution".
+    pub kind: &'static str,
+    /// Nominal rank.
+    pub r: usize,
+    /// alpha of this module.
+    pub alpha: f64,
+    /// alpha/r, or alpha/sqrt(r) for rsLoRA.
+    pub scale: f64,
+    /// [out, in] of ΔW.
+    pub shape: [usize; 2],
+    /// ‖ΔW‖_F, scale included.
+    pub norm: f64,
+    /// ‖ΔW‖_F²/σ_1².
+    pub stable_rank: f64,
+    /// exp of the entropy of σ_i/Σσ.
+    pub effective_rank: f64,
+    /// Of ΔW, scale included, largest first.
+    pub singular_values: Vec<f64>,
+    /// ‖BᵀB - A Aᵀ‖_F of the factors.
+    pub gap: f64,
+    /// Condition number of the pair; null if infinite.
+    pub kappa: f64,
+    /// 2σ_1/σ_r, what a balanced pair would have; null if infinite.
+    pub kappa_balanced: f64,
+    /// "ok", "untrained", "dead" or "rank_deficient" (σ_r < 1e-6 σ_1).
+    pub status: &'static str,
+    /// Whether DoRA's magnitudes are there.
+    pub dora: bool,
+}
+
+/// Reads an adapter and measures every module, parallel over modules.
+///
+/// Findings do not stop it: an adapter that must not be used can still be looked at.
+///
+/// # Errors
+/// [`LabError::Model`] where nothing can be read.
+pub fn info(path: &Path) -> Result<InfoReport, LabError> {
+    let survey = Adapter::survey(path)?;
+    let adapter = survey.adapter;
+    let spectra: Vec<ModuleSpectrum> =
+        adapter.modules().par_iter().map(LoraModule::spectrum).collect::<Result<_, _>>()?;
+    let modules: Vec<ModuleRow> =
+        adapter.modules().iter().zip(&spectra).map(|(module, spectrum)| row(module, spectrum)).collect();
+    Ok(InfoReport {
+        adapter: path.display().to_string(),
+        layout: adapter.layout().name(),
+        base: adapter.base().map(str::to_owned),
+        task: adapter.task().map(str::to_owned),
+        parameters: adapter.modules().iter().map(LoraModule::parameters).sum(),
+        summary: summary(&modules),
+        modules,
+        whole_tensors: adapter.whole_tensors().iter().map(|tensor| tensor.name.clone()).collect(),
+        findings: survey.findings.iter().map(FindingRow::from).collect(),
+    })
+}
+
+fn row(module: &LoraModule, spectrum: &ModuleSpectrum) -> ModuleRow {
+    ModuleRow {
+        name: module.name.clone(),
+        kind: match module.kind {
+            ModuleKind::Embedding => "embedding",
+            ModuleKind::Linear => "linear",
+            _ => "convolution",
+        },
+        r: module.rank(),
+        alpha: module.alpha,
+        scale: module.scale,
+        shape: module.shape(),
+        norm: spectrum.norm,
+        stable_rank: spectrum.stable_rank,
+        effective_rank: spectrum.effective_rank,
+        singular_values: spectrum.singular_values.clone(),
+        gap: spectrum.gap,
+        kappa: spectrum.kappa,
+        kappa_balanced: spectrum.kappa_balanced,
+        status: spectrum.status.name(),
+        dora: module.magnitude.is_some(),
+    }
+}
+
+fn summary(modules: &[ModuleRow]) -> Vec<String> {
+    let count = |status: Status| modules.iter().filter(|module| module.status == status.name()).count();
+    let ok = count(Status::Ok);
+    let mut sentences = vec![format!("{} modules, {ok} of full rank.", modules.len())];
+    for (status, words) in [
+        (Status::Untrained, "do nothing: one factor is 0"),
+        (Status::Dead, "are dead: both factors are 0"),
+        (Status::RankDeficient, "use fewer directions than their rank (σ_r < 1e-6 σ_1)"),
+    ] {
+        if count(status) > 0 {
+            sentences.push(format!("{} {words}.", count(status)));
+        }
+    }
+    let ratios: Vec<f64> =
+        modules.iter().map(|module| module.kappa / module.kappa_balanced).filter(|ratio| ratio.is_finite()).collect();
+    if let Some(median) = median(ratios) {
+        sentences.push(format!(
+            "Condition number of the pairs: {median:.3} times the balanced one in the median; `adapter rebalance` \
+             removes that factor without changing the update."
+        ));
+    }
+    sentences
+}
+
+/// The lower median.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+impl InfoReport {
+    /// The modules as a table.
+    ///
+    /// # Errors
+    /// [`LabError::Column`] never, in practice: all columns have a row a module.
+    pub fn table(&self) -> Result<Table, LabError> {
+        let rows = &self.modules;
+        let mut table = Table::new("modules");
+        let numbers = |pick: fn(&ModuleRow) -> f64| {
+            Column::Float(rows.iter().map(|row| Some(pick(row)).filter(|value| value.is_finite())).collect())
+        };
+        table.push("name", Column::Text(rows.iter().map(|row| row.name.clone()).collect()))?;
+        table.push("r", Column::Integer(rows.iter().map(|row| i64::try_from(row.r).unwrap_or(i64::MAX)).collect()))?;
+        table.push("scale", numbers(|row| row.scale))?;
+        let shapes = rows.iter().map(|row| format!("{}x{}", row.shape[0], row.shape[1])).collect();
+        table.push("shape", Column::Text(shapes))?;
+        table.push("norm", numbers(|row| row.norm))?;
+        table.push("stable_rank", numbers(|row| row.stable_rank))?;
+        table.push("effective_rank", numbers(|row| row.effective_rank))?;
+        table.push("sigma_1", numbers(|row| row.singular_values[0]))?;
+        table.push("sigma_r", numbers(|row| row.singular_values[row.singular_values.len() - 1]))?;
+        table.push("gap", numbers(|row| row.gap))?;
+        table.push("kappa", numbers(|row| row.kappa))?;
+        table.push("kappa_balanced", numbers(|row| row.kappa_balanced))?;
+        table.push("status", Column::Text(rows.iter().map(|row| row.status.to_owned()).collect()))?;
+        Ok(table)
+    }
+}

@@ -1,0 +1,141 @@
+//! An adapter merged into its base model, verified before it has a name.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use metastable_model::lora::{Adapter, Strictness};
+use metastable_model::{Input, Model};
+use serde::Serialize;
+
+use super::write::{write_folder, write_into};
+use crate::error::LabError;
+
+/// What a merge did, and how far it is from base and adapter side by side.
+#[derive(Debug, Clone, Serialize)]
+pub struct MergeReport {
+    /// The base model as given.
+    pub model: String,
+    /// The adapter as given.
+    pub adapter: String,
+    /// The folder written.
+    pub output: String,
+    /// Modules merged.
+    pub modules: usize,
+    /// Types the changed weights are stored in.
+    pub dtypes: Vec<String>,
+    /// What was compared: "logits" or "hidden states".
+    pub compared: &'static str,
+    /// max |merged - (base + adapter)| / max |base + adapter| over the probe's tokens.
+    pub error: f64,
+    /// The largest accepted error for these types.
+    pub tolerance: f64,
+    /// max |(base + adapter) - base| / max |base|: what the adapter changes at all.
+    pub change: f64,
+    /// How many tokens the probe has.
+    pub probe: usize,
+    /// What was left aside, in words.
+    pub notes: Vec<String>,
+}
+
+/// Tokens of the probe; any text does, since weights are compared.
+const PROBE: usize = 32;
+
+/// Merges `adapter` into the weights of the folder `model`, compares logits (for encoders: last hidden states) with
+/// base and adapter side by side, and only then gives the folder `output` its name. Other files are copied.
+///
+/// # Errors
+/// [`LabError::Model`] for files that are refused or do not fit; [`LabError::CheckFailed`] if the merged model computes
+/// something else; nothing is written then.
+pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness) -> Result<MergeReport, LabError> {
+    let read = Adapter::open(adapter, strictness)?;
+    let base = Model::open(model)?;
+    let adapted = base.with_adapter(&read, strictness)?;
+    let input = probe(&base)?;
+    let (before, compared) = answer(&base, &input)?;
+    let (expected, _) = answer(&adapted.model, &input)?;
+    drop((base, adapted.model));
+    let merged = read.merged_into(model)?;
+    write_folder(output, |folder| {
+        copy_others(model, folder)?;
+        write_into(folder, WEIGHTS, &merged.tensors)?;
+        let (found, _) = answer(&Model::open(folder)?, &input)?;
+        let report = MergeReport {
+            model: model.display().to_string(),
+            adapter: adapter.display().to_string(),
+            output: output.display().to_string(),
+            modules: merged.modules,
+            tolerance: tolerance(&merged.dtypes),
+            dtypes: merged.dtypes,
+            compared,
+            error: distance(&found, &expected),
+            change: distance(&expected, &before),
+            probe: input.ids().len(),
+            notes: merged.notes,
+        };
+        if report.error > report.tolerance {
+            return Err(LabError::CheckFailed {
+                check: format!("{compared} of the merged model"),
+                expected: format!("within {:e} of base and adapter", report.tolerance),
+                found: format!("{:e}", report.error),
+            });
+        }
+        Ok(report)
+    })
+}
+
+/// The weights file.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Files that hold weights, whatever their format.
+const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "h5", "msgpack", "gguf", "onnx"];
+
+/// Everything beside the weights: config, tokenizer, licence.
+fn copy_others(from: &Path, to: &Path) -> Result<(), LabError> {
+    let reading = |source| LabError::Read { file: from.to_owned(), source };
+    for entry in fs::read_dir(from).map_err(reading)? {
+        let path = entry.map_err(reading)?.path();
+        let weights = path.extension().and_then(OsStr::to_str).is_some_and(|ending| WEIGHT_ENDINGS.contains(&ending));
+        if let (true, false, Some(name)) = (path.is_file(), weights, path.file_name()) {
+            let target = to.join(name);
+            fs::copy(&path, &target).map_err(|source| LabError::Write { file: target, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Ids spread over the vocabulary.
+fn probe(model: &Model) -> Result<Input, LabError> {
+    let (vocab, positions) = (model.config().vocab as u64, model.config().positions);
+    // A prime step visits different ids whatever the vocabulary.
+    let ids = (1..=PROBE.min(positions) as u64).map(|i| (i * 7919 % vocab) as u32).collect();
+    Ok(Input::new(ids)?)
+}
+
+fn answer(model: &Model, input: &Input) -> Result<(Vec<f32>, &'static str), LabError> {
+    let hidden = model.forward(input)?;
+    match model.logits(&hidden) {
+        Ok(logits) => Ok((logits, "logits")),
+        Err(_) => Ok((hidden.last().to_vec(), "hidden states")),
+    }
+}
+
+/// max |x - y| / max |y|.
+fn distance(x: &[f32], y: &[f32]) -> f64 {
+    let largest = y.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let worst = x.iter().zip(y).fold(0.0_f32, |worst, (x, y)| worst.max((x - y).abs()));
+    f64::from(worst) / f64::from(largest.max(f32::MIN_POSITIVE))
+}
+
+/// What rounding the merged weights may do: a few hundred units in the last place of the type, for sums over thousands
+/// of products through all layers.
+fn tolerance(dtypes: &[String]) -> f64 {
+    let coarsest = |name: &str| dtypes.iter().any(|dtype| dtype == name);
+    if coarsest("BF16") {
+        1e-1
+    } else if coarsest("F16") {
+        2e-2
+    } else {
+        1e-5
+    }
+}
