@@ -194,9 +194,9 @@ impl Model {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
-    /// The folder it was opened from.
+    /// The folder or GGUF file it was opened from.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.source.path()
     }
 
     /// The weights, for those who change them.
