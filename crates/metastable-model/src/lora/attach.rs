@@ -178,7 +178,7 @@ fn mismatch(module: &str, expected: String, found: String) -> ModelError {
 fn adapted(map: &Linear, module: &LoraModule, storage: Storage) -> Result<Linear, ModelError> {
     let (index, count) = match storage {
         Storage::JoinedColumns { index, count } => (index, count),
-        // Adapters see maps as their family rotates them, never as ggml stores them.
+        // Adapters have the order of their family's own files, whatever file the base came from.
         Storage::Rows | Storage::Columns | Storage::PairedRows { .. } => (0, 1),
     };
     // The table of tokens is [vocab, dim], its update (B A)ᵀ: the factors change places.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::exponential;
 use super::norm::Norm;
 use super::rotation::Rotation;
 use crate::checkpoint::Tensors;
@@ -212,14 +213,7 @@ fn softmax(row: &mut [f32], keep: &[bool]) {
     for (score, keep) in row.iter_mut().zip(keep) {
         *score = if *keep { *score } else { f32::NEG_INFINITY };
     }
-    let largest = row.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-    let mut total = 0.0;
-    for score in row.iter_mut() {
-        *score = (*score - largest).exp();
-        total += *score;
-    }
-    let scale = 1.0 / total;
-    row.iter_mut().for_each(|weight| *weight *= scale);
+    exponential::softmax(row);
 }
 
 /// From [heads, n, head_dim] to [n, heads·head_dim].

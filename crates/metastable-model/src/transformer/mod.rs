@@ -7,6 +7,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod embedding;
+mod exponential;
 pub(crate) mod feed_forward;
 pub(crate) mod heads;
 pub(crate) mod norm;
