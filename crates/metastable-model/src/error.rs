@@ -65,6 +65,36 @@ pub enum ModelError {
         /// The value.
         found: String,
     },
+    /// A key of adapter_config.json is of the wrong type or asks for what is not supported.
+    #[error("{}: {name}: expected {expected}, found {found}", path.display())]
+    AdapterConfig {
+        /// The config file.
+        path: PathBuf,
+        /// The key.
+        name: String,
+        /// Its domain.
+        expected: String,
+        /// The value.
+        found: String,
+    },
+    /// The folder holds an adapter only in a format we do not read.
+    #[error("{}: expected adapter_model.safetensors, found only {found}", path.display())]
+    AdapterFormat {
+        /// The folder.
+        path: PathBuf,
+        /// The file with the weights.
+        found: String,
+    },
+    /// An adapter that would do something else than its files say.
+    #[error("{}: {finding}{}", path.display(), and_others(*others))]
+    Adapter {
+        /// The adapter.
+        path: PathBuf,
+        /// The first thing found.
+        finding: String,
+        /// How many more.
+        others: usize,
+    },
     /// A tensor is absent, or has the wrong shape, type or entries.
     #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
     Tensor {
@@ -156,6 +186,16 @@ impl ModelError {
                 "pickle files can run code when opened and are never read; save the model once with \
                  `save_pretrained(folder, safe_serialization=True)` into a single file",
             ),
+            Self::AdapterFormat { .. } => Some(
+                "pickle files can run code when opened and are never read; save the adapter once with \
+                 `save_pretrained(folder, safe_serialization=True)`",
+            ),
+            Self::Adapter { .. } => {
+                Some("`metastable adapter check` lists everything; --allow-partial uses what can be used")
+            }
+            Self::Missing { expected, .. } if expected.contains("adapter") => {
+                Some("an adapter folder holds adapter_config.json and adapter_model.safetensors")
+            }
             Self::Missing { .. } => {
                 Some("a Hugging Face folder holds config.json, model.safetensors and tokenizer.json")
             }
@@ -178,4 +218,9 @@ impl ModelError {
     pub(crate) fn input(name: &'static str, expected: impl ToString, found: impl ToString) -> Self {
         Self::Input { name, expected: expected.to_string(), found: found.to_string() }
     }
+}
+
+/// " (and 3 more)", or nothing.
+fn and_others(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" (and {others} more)") }
 }

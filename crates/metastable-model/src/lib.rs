@@ -16,6 +16,7 @@ pub mod config;
 pub mod error;
 pub mod heads;
 mod linear;
+pub mod lora;
 pub mod model;
 mod names;
 pub mod probe;

@@ -29,24 +29,29 @@ impl LowRankPair {
     /// # Errors
     /// [`DynamicsError::Decomposition`].
     pub fn condition(&self) -> Result<Condition, DynamicsError> {
-        let r = self.rank();
-        let (inputs, outputs) = (self.a().columns(), self.b().rows());
-        let largest_and_smallest = |factor: &crate::Matrix| {
-            let values = jacobi(&factor.thin_qr().1)?.values;
-            let smallest = if values.len() < r { 0.0 } else { values[r - 1] };
-            Ok::<_, DynamicsError>((values[0].powi(2), if factor.rows() < r { 0.0 } else { smallest.powi(2) }))
+        let of_a = jacobi(&self.a().transpose().thin_qr().1)?.values;
+        let of_b = jacobi(&self.b().thin_qr().1)?.values;
+        Ok(Condition::of(self, &of_a, &of_b, &self.spectrum()?))
+    }
+}
+
+impl Condition {
+    /// From the singular values of A, of B, and of the product.
+    pub(crate) fn of(pair: &LowRankPair, of_a: &[f64], of_b: &[f64], spectrum: &[f64]) -> Self {
+        let r = pair.rank();
+        let (inputs, outputs) = (pair.a().columns(), pair.b().rows());
+        let ends = |values: &[f64], side: usize| {
+            let smallest = if side < r || values.len() < r { 0.0 } else { values[r - 1] };
+            (values[0].powi(2), smallest.powi(2))
         };
-        let of_a = largest_and_smallest(&self.a().transpose())?;
-        let of_b = largest_and_smallest(self.b())?;
-        let spectrum = self.spectrum()?;
-        let shared = (spectrum[0], spectrum[r - 1]);
         let kappa = |a: (f64, f64), b: (f64, f64)| {
             let flat_b = if inputs > r { b.1 } else { f64::INFINITY };
             let flat_a = if outputs > r { a.1 } else { f64::INFINITY };
             let least = (a.1 + b.1).min(flat_a).min(flat_b);
             if least > 0.0 { (a.0 + b.0) / least } else { f64::INFINITY }
         };
-        Ok(Condition { kappa: kappa(of_a, of_b), balanced: kappa(shared, shared) })
+        let shared = (spectrum[0], spectrum[r - 1]);
+        Self { kappa: kappa(ends(of_a, inputs), ends(of_b, outputs)), balanced: kappa(shared, shared) }
     }
 }
 

@@ -15,6 +15,7 @@
 //! what is marked `\[derived\]` was derived here and confirmed numerically.
 
 pub mod alternatives;
+pub mod analysis;
 pub mod condition;
 mod core;
 pub mod gauge;
@@ -23,8 +24,10 @@ pub mod pair;
 pub mod projection;
 #[cfg(test)]
 mod tests;
+mod triangle;
 
 pub use alternatives::{nearest_balanced, norm_balanced};
+pub use analysis::Analysis;
 pub use condition::Condition;
 pub use gauge::Gauge;
 pub use pair::LowRankPair;

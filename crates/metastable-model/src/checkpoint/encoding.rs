@@ -3,7 +3,7 @@
 use safetensors::tensor::{Dtype, TensorView};
 
 /// All numbers of a tensor; none if it holds another type than F32, F16 or BF16.
-pub(super) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = view.data();
     let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match view.dtype() {

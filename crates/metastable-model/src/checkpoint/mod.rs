@@ -17,7 +17,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::names::{Parameter, Spelling, spellings};
-use encoding::to_f32;
+pub(crate) use encoding::to_f32;
 
 /// An opened folder: the config, and the weights file mapped into memory.
 ///
@@ -97,7 +97,7 @@ fn map(path: &Path) -> Result<Mmap, ModelError> {
 }
 
 /// The library's reason with the number it lacks.
-fn describe(error: &SafeTensorError, length: usize) -> String {
+pub(crate) fn describe(error: &SafeTensorError, length: usize) -> String {
     match error {
         SafeTensorError::HeaderTooSmall
         | SafeTensorError::HeaderTooLarge

@@ -1,5 +1,6 @@
 //! Oracles O1-O5, O9, O13 and O17 of the balanced manifold, in a small world.
 
+mod analysis;
 mod conditioning;
 mod manifold;
 mod signs;

@@ -1,0 +1,28 @@
+//! LoRA adapters: read, judged, written back; never unpickled.
+//!
+//! PEFT's letters: ΔW = scale·B A with A [r, in], B [out, r]. Reading order: [`Adapter`] is the front; `locate` finds
+//! the files and their tool; `peft`, `mlx` and `kohya` turn keys into modules through `assemble`; [`Finding`] is what
+//! is wrong with them; `write` turns modules into PEFT's files.
+//!
+//! An adapter that would silently do something else than its files say is refused: silent no-ops are what users of
+//! adapters complain about most.
+
+mod adapter;
+mod assemble;
+mod finding;
+mod kohya;
+mod locate;
+mod mlx;
+mod pattern;
+mod peft;
+mod rebalance;
+mod settings;
+mod spectrum;
+mod tensor_file;
+mod write;
+
+pub use adapter::{Adapter, Factor, Layout, LoraModule, ModuleKind, Strictness, Survey, WholeTensor};
+pub use finding::{Code, Finding, Severity};
+pub use rebalance::{Rebalanced, RebalancedModule, UNDO_FILE};
+pub use spectrum::{ModuleSpectrum, Status};
+pub use write::PeftFiles;
