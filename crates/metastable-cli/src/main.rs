@@ -40,6 +40,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),
         Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
+        Command::Finetune(args) => commands::finetune::run(&args, global.format, &mut progress),
         Command::Logits(args) => commands::inspect::logits(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

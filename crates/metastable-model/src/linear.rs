@@ -87,6 +87,11 @@ impl Linear {
         &self.weight
     }
 
+    /// W, to subtract the start of an adapter from.
+    pub(crate) fn weight_mut(&mut self) -> &mut [f32] {
+        &mut self.weight
+    }
+
     /// b [outputs], where there is one.
     pub(crate) fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()

@@ -121,7 +121,7 @@ impl Model {
         &self.transformer
     }
 
-    #[cfg(test)]
+    /// The weights, for those who change them before training.
     pub(crate) fn transformer_mut(&mut self) -> &mut Transformer {
         &mut self.transformer
     }

@@ -259,6 +259,19 @@ pub enum LabError {
         /// The measured value.
         found: String,
     },
+    /// Training left the finite numbers; nothing that was good is lost.
+    #[error("{}: step {step}: {source}; the state before it is saved{}", folder.display(), kept_adapter(*kept))]
+    Diverged {
+        /// The run folder.
+        folder: PathBuf,
+        /// The step that was not made.
+        step: u64,
+        /// The step of the adapter in `adapter/`, if one had been evaluated.
+        kept: Option<u64>,
+        /// What is not finite.
+        #[source]
+        source: Box<ModelError>,
+    },
     /// The run was asked to stop, and did after saving its state.
     #[error("{}: {interruption}; the state is saved", folder.display())]
     Stopped {
@@ -305,9 +318,11 @@ impl LabError {
             | Self::MissingTensor { .. }
             | Self::InFile { .. }
             | Self::NotFinished { .. } => ErrorKind::Input,
-            Self::Write { .. } | Self::LockedFolder { .. } | Self::Column { .. } | Self::Parquet { .. } => {
-                ErrorKind::Failure
-            }
+            Self::Write { .. }
+            | Self::LockedFolder { .. }
+            | Self::Column { .. }
+            | Self::Parquet { .. }
+            | Self::Diverged { .. } => ErrorKind::Failure,
             Self::CheckFailed { .. } => ErrorKind::Check,
             Self::Stopped { interruption: Interruption::Terminate, .. } => ErrorKind::Checkpointed,
             Self::Stopped { interruption: Interruption::Interrupt, .. } => ErrorKind::Interrupted,
@@ -320,6 +335,7 @@ impl LabError {
             Self::UnknownName { found, expected, .. } => {
                 nearest(found, expected).map(|name| format!("did you mean `{name}`?"))
             }
+            Self::Diverged { source, .. } => source.hint().map(str::to_owned),
             Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("paths in a configuration are relative to the configuration".into())
@@ -384,6 +400,10 @@ fn nearest<'a>(found: &str, names: &'a [String]) -> Option<&'a String> {
     let distance = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
     let allowed = (found.chars().count() / 3).max(1);
     names.iter().filter(|name| distance(name.as_str()) <= allowed).min_by_key(|name| distance(name.as_str()))
+}
+
+fn kept_adapter(step: Option<u64>) -> String {
+    step.map_or(String::new(), |step| format!(", and adapter/ holds the best adapter, of step {step}"))
 }
 
 fn at(key: &str) -> String {

@@ -11,6 +11,7 @@ pub mod arrays;
 pub mod display;
 pub mod document;
 pub mod error;
+pub mod finetune;
 pub mod inspect;
 pub mod observables;
 pub mod provenance;

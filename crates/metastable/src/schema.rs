@@ -6,3 +6,8 @@ use serde_json::Value;
 pub fn simulate() -> Value {
     schemars::schema_for!(crate::simulate::SimulateConfig).to_value()
 }
+
+/// The schema of the configuration of `finetune`.
+pub fn finetune() -> Value {
+    schemars::schema_for!(crate::finetune::FinetuneConfig).to_value()
+}

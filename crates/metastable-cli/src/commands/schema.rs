@@ -3,9 +3,12 @@
 use anyhow::Result;
 
 use super::show::Out;
-use crate::args::SchemaArgs;
+use crate::args::{SchemaArgs, SchemaOf};
 
-/// Prints the JSON Schema of the configuration of `simulate`.
-pub(crate) fn run(_args: &SchemaArgs) -> Result<()> {
-    Out::new().json(&metastable::schema::simulate())
+/// Prints the JSON Schema of a configuration.
+pub(crate) fn run(args: &SchemaArgs) -> Result<()> {
+    Out::new().json(&match args.what {
+        SchemaOf::Simulate => metastable::schema::simulate(),
+        SchemaOf::Finetune => metastable::schema::finetune(),
+    })
 }

@@ -13,7 +13,7 @@ mod finding;
 mod kohya;
 mod locate;
 mod mlx;
-mod pattern;
+pub(crate) mod pattern;
 mod peft;
 mod rebalance;
 mod settings;

@@ -17,7 +17,11 @@ pub(super) const FINGERPRINT: &str = "checkpoint/fingerprint";
 pub(super) const STATE: &str = "checkpoint/state.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 2] = [("figures", &["svg", "png", "csv"]), (CHECKPOINT_FOLDER, &["", "bin"])];
+const FOLDERS: [(&str, &[&str]); 3] = [
+    ("figures", &["svg", "png", "csv"]),
+    ("adapter", &["json", "safetensors", "md"]),
+    (CHECKPOINT_FOLDER, &["", "bin"]),
+];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
 const FILES: [&str; 13] = [
     REPORT,
