@@ -79,6 +79,12 @@ impl Adapted {
         Ok(Self { candidate, scale, start: kept, weight_norm: weight.frobenius_norm(), trained })
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_a(&mut self, values: Vec<f64>) {
+        let (rows, columns) = (self.trained.a.rows(), self.trained.a.columns());
+        self.trained.a = Matrix::new("a", rows, columns, values).unwrap();
+    }
+
     pub(crate) fn pair(&self) -> Result<LowRankPair, DynamicsError> {
         LowRankPair::new(self.trained.a.clone(), self.trained.b.clone())
     }

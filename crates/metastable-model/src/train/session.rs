@@ -154,6 +154,13 @@ impl Session {
         self.modules.iter().map(|module| module.candidate.name.as_str()).collect()
     }
 
+    /// Replaces the initial A of a module.
+    #[cfg(test)]
+    pub(crate) fn start_from(&mut self, name: &str, a: Vec<f64>) {
+        let module = self.modules.iter_mut().find(|module| module.candidate.name == name).unwrap();
+        module.set_a(a);
+    }
+
     /// How many numbers are trained.
     pub fn parameters(&self) -> usize {
         let module = |module: &Adapted| self.settings.rank * (module.candidate.inputs + module.candidate.outputs);

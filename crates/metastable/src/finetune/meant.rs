@@ -158,20 +158,25 @@ pub(super) fn schedule(optimizer: &OptimizerConfig) -> Schedule {
     }
 }
 
-/// A path of the config: relative to its folder.
-pub(super) fn beside(config: &Path, path: &str) -> PathBuf {
-    config.parent().unwrap_or(Path::new("")).join(path)
+/// A data file: beside the config, or, for a bare name, where `scripts/fetch-data` puts data.
+pub(super) fn data_path(config: &Path, name: &str) -> PathBuf {
+    beside_or_cached(config, name, "METASTABLE_DATA", "data")
 }
 
-/// Where the model is: beside the config, or, for a bare name, where `scripts/fetch-models` puts models.
-pub(super) fn model_path(config: &Path, model: &str) -> PathBuf {
-    let near = beside(config, model);
-    if near.exists() || model.contains(['/', '\\']) {
+/// A model: beside the config, or, for a bare name, where `scripts/fetch-models` puts models.
+pub(super) fn model_path(config: &Path, name: &str) -> PathBuf {
+    beside_or_cached(config, name, "METASTABLE_MODELS", "models")
+}
+
+fn beside_or_cached(config: &Path, name: &str, variable: &str, kind: &str) -> PathBuf {
+    let near = config.parent().unwrap_or(Path::new("")).join(name);
+    if near.exists() || name.contains(['/', '\\']) {
         return near;
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    match cache.map(|cache| cache.join("metastable/models").join(model)) {
+    let read = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || read("XDG_CACHE_HOME").or_else(|| read("HOME").map(|home| home.join(".cache")));
+    let folder = read(variable).or_else(|| Some(cache()?.join("metastable").join(kind)));
+    match folder.map(|folder| folder.join(name)) {
         Some(cached) if cached.exists() => cached,
         _ => near,
     }

@@ -127,7 +127,7 @@ struct Data {
 impl Data {
     fn read(config: &FinetuneConfig, file: &Path, text: &Text) -> Result<Self, LabError> {
         let data = &config.data;
-        let source = meant::beside(file, &data.file);
+        let source = meant::data_path(file, &data.file);
         let records = data::read(&source, data)?;
         let labels = match data.task {
             TaskName::Classification => data::classes(&source, &records, data)?,
@@ -140,7 +140,7 @@ impl Data {
         let found = encode(&source, &records)?;
         let (train, held_out) = match &data.eval_file {
             Some(name) => {
-                let other = meant::beside(file, name);
+                let other = meant::data_path(file, name);
                 let records = data::read(&other, data)?;
                 data::require_known(&other, &records, &labels)?;
                 (found.all, encode(&other, &records)?.all)
@@ -210,7 +210,7 @@ fn provenance(config: &FinetuneConfig, file: &Path, model: &Path) -> Result<Prov
         provenance.add_input(&config.model, model)?;
     }
     for name in std::iter::once(&config.data.file).chain(&config.data.eval_file) {
-        provenance.add_input(name, &meant::beside(file, name))?;
+        provenance.add_input(name, &meant::data_path(file, name))?;
     }
     Ok(provenance)
 }
@@ -353,7 +353,8 @@ fn warnings(report: &FinetuneReport, data: &Data) -> Vec<String> {
     if data.empty > 0 {
         warnings.push(format!("{} texts were left out: nothing in them can be learned", data.empty));
     }
-    if report.skipped_projections > 0 {
+    // Every module is skipped once: at B = 0.
+    if report.skipped_projections > report.adapter.modules.len() {
         warnings.push(format!(
             "{} projections were skipped: a factor was zero, or the product had less than full rank",
             report.skipped_projections

@@ -34,7 +34,8 @@ pub struct FinetuneConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A `.jsonl` file (one object a line) or, for language models, a `.txt` file; relative to the config.
+    /// A `.jsonl` file (one object a line) or, for language models, a `.txt` file, relative to the config; a bare name is
+    /// also looked up where `scripts/fetch-data` puts data.
     pub file: String,
     /// Held-out examples of the same form; a part of `file` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
