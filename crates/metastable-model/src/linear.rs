@@ -87,9 +87,10 @@ impl Linear {
         &self.weight
     }
 
-    /// W, to subtract the start of an adapter from.
-    pub(crate) fn weight_mut(&mut self) -> &mut [f32] {
-        &mut self.weight
+    /// Takes another W [outputs, inputs], of the same shape.
+    pub(crate) fn replace_weight(&mut self, weight: Vec<f32>) {
+        debug_assert_eq!(weight.len(), self.weight.len());
+        self.weight = weight;
     }
 
     /// b [outputs], where there is one.

@@ -193,10 +193,11 @@ fn subtract(transformer: &mut Transformer, candidate: &Candidate, pair: &LowRank
     let mut rows = 0..product.rows();
     for slot in &candidate.slots {
         let Some(map) = transformer.blocks[candidate.block].map_mut(*slot) else { continue };
-        let inputs = map.inputs();
-        for (row, i) in map.weight_mut().chunks_exact_mut(inputs).zip(rows.by_ref()) {
+        let (inputs, mut weight) = (map.inputs(), map.weight().to_vec());
+        for (row, i) in weight.chunks_exact_mut(inputs).zip(rows.by_ref()) {
             row.iter_mut().zip(product.row(i)).for_each(|(w, p)| *w = (f64::from(*w) - scale * p) as f32);
         }
+        map.replace_weight(weight);
     }
 }
 

@@ -40,13 +40,10 @@ fn doubles(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
 /// Batches of four sequences of 24 tokens.
 fn batches(file: &SafeTensors<'_>, name: &str) -> Vec<Vec<Example>> {
     let view = file.tensor(&format!("{name}/ids")).unwrap();
-    let ids: Vec<u32> =
-        view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+    let ids: Vec<u32> = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
     let length = view.shape()[2];
-    let example = |ids: &[u32]| Example {
-        ids: ids.to_vec(),
-        labels: (0..length - 1).map(|i| (i, ids[i + 1])).collect(),
-    };
+    let example =
+        |ids: &[u32]| Example { ids: ids.to_vec(), labels: (0..length - 1).map(|i| (i, ids[i + 1])).collect() };
     ids.chunks_exact(view.shape()[1] * length).map(|batch| batch.chunks_exact(length).map(example).collect()).collect()
 }
 
@@ -67,7 +64,12 @@ fn follows(case: &str, fixture: &str, targets: &[&str], dora: bool) {
         let batch: Vec<&Example> = batch.iter().collect();
         let report = session.step(&[batch], schedule.rate(step as u64)).unwrap();
         assert!((report.loss - losses[step]).abs() < 1e-4, "{case}, step {step}: {} {}", report.loss, losses[step]);
-        assert!((report.grad_norm / norms[step] - 1.0).abs() < 1e-2, "{case}, step {step}: {} {}", report.grad_norm, norms[step]);
+        assert!(
+            (report.grad_norm / norms[step] - 1.0).abs() < 1e-2,
+            "{case}, step {step}: {} {}",
+            report.grad_norm,
+            norms[step]
+        );
     }
     assert!(losses[49] < losses[0] - 1.0, "the golden run learned something");
 }
@@ -91,7 +93,8 @@ fn losses_under_dora_follow_peft_over_fifty_steps() {
 #[test]
 fn accumulated_micro_batches_are_one_batch() {
     let file = SafeTensors::deserialize(GOLDEN).unwrap();
-    let open = || Session::new(Model::open(&fixtures().join("tiny-llama")).unwrap(), settings(&["q_proj", "v_proj"], false));
+    let open =
+        || Session::new(Model::open(&fixtures().join("tiny-llama")).unwrap(), settings(&["q_proj", "v_proj"], false));
     let (mut whole, mut parts) = (open().unwrap(), open().unwrap());
     for batch in &batches(&file, "tiny-llama")[..5] {
         let all: Vec<&Example> = batch.iter().collect();
@@ -126,7 +129,10 @@ fn pissa_and_olora_start_at_the_model_and_export_a_plain_adapter() {
 fn names_that_match_nothing_are_answered_with_those_there_are() {
     let model = Model::open(&fixtures().join("tiny-llama")).unwrap();
     let error = Session::new(model.clone(), settings(&["q_proj", "c_attn"], false)).unwrap_err().to_string();
-    assert!(error.contains("found `c_attn`") && error.contains("it has q_proj, k_proj, v_proj, o_proj, up_proj"), "{error}");
+    assert!(
+        error.contains("found `c_attn`") && error.contains("it has q_proj, k_proj, v_proj, o_proj, up_proj"),
+        "{error}"
+    );
     let wide = SessionSettings { rank: 65, ..settings(&["q_proj"], false) };
     let error = Session::new(model, wide).unwrap_err().to_string();
     assert!(error.contains("rank: expected a number from 1 to 64") && error.contains("q_proj"), "{error}");
