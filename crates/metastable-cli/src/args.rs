@@ -188,7 +188,7 @@ pub(crate) struct InspectInput {
 /// `metastable finetune`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  metastable finetune examples/finetune-shakespeare.toml --set optimizer.method=lora -o runs/lora"
+    after_help = "Example:\n  metastable finetune examples/finetune/shakespeare.toml --set optimizer.method=lora -o runs/lora"
 )]
 pub(crate) struct FinetuneArgs {
     /// The configuration (.toml, .yaml, .yml or .json)

@@ -6,6 +6,7 @@ mod bad_files;
 mod bert;
 mod edges;
 mod field;
+mod finetune;
 mod folders;
 mod inspect;
 #[cfg(unix)]

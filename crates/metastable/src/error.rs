@@ -260,11 +260,11 @@ pub enum LabError {
         found: String,
     },
     /// Training left the finite numbers; nothing that was good is lost.
-    #[error("{}: step {step}: {source}; the state before it is saved{}", folder.display(), kept_adapter(*kept))]
+    #[error("{}: after step {step}: {source}; what was saved before is kept{}", folder.display(), kept_adapter(*kept))]
     Diverged {
         /// The run folder.
         folder: PathBuf,
-        /// The step that was not made.
+        /// The last step that was made.
         step: u64,
         /// The step of the adapter in `adapter/`, if one had been evaluated.
         kept: Option<u64>,

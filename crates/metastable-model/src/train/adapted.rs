@@ -107,19 +107,30 @@ impl Adapted {
         })
     }
 
+    /// Turns the gradient of DoRA's row factors c = m/‖row‖ into that of m.
+    pub(crate) fn finish_gradient(
+        &self,
+        transformer: &Transformer,
+        gradient: &mut ModuleValues<f32>,
+    ) -> Result<(), ModelError> {
+        if let Some(dc) = &mut gradient.row_factors {
+            let norms = Magnitude::row_norms(&weight(transformer, &self.candidate)?, &self.pair()?, self.scale);
+            dc.iter_mut().zip(norms).for_each(|(dc, norm)| *dc = (f64::from(*dc) / norm.max(f64::MIN_POSITIVE)) as f32);
+        }
+        Ok(())
+    }
+
     /// One step along gradients times `factor`; answers why a projection was skipped.
     pub(crate) fn step(
         &mut self,
-        transformer: &Transformer,
         gradient: &ModuleValues<f32>,
         factor: f64,
         (rate, decay): (f64, f64),
         base: Base,
     ) -> Result<Option<Skip>, ModelError> {
         let pair = self.pair()?;
-        if let (Some((m, moments)), Some(dc)) = (&mut self.trained.magnitude, &gradient.row_factors) {
-            let norms = Magnitude::row_norms(&weight(transformer, &self.candidate)?, &pair, self.scale);
-            let g: Vec<f64> = dc.iter().zip(norms).map(|(dc, norm)| factor * f64::from(*dc) / norm).collect();
+        if let (Some((m, moments)), Some(dm)) = (&mut self.trained.magnitude, &gradient.row_factors) {
+            let g: Vec<f64> = dm.iter().map(|dm| factor * f64::from(*dm)).collect();
             *m = base.step_matrix(m, &Matrix::new("magnitude gradient", 1, g.len(), g)?, rate, decay, moments);
         }
         let widen = |values: &[f32], like: &Matrix| {

@@ -1,6 +1,6 @@
 //! A training session: a model, its adapters, and batches; one optimizer step at a time.
 
-use metastable_dynamics::{Matrix, random};
+use metastable_dynamics::{DynamicsError, Matrix, random};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,9 @@ impl Session {
         }
         let loss = total * weight;
         require_finite("the loss", loss)?;
+        for (module, sum) in self.modules.iter().zip(&mut sums) {
+            module.finish_gradient(self.model.transformer(), sum)?;
+        }
         let grad_norm = squared_norm(&sums, head_sums.as_ref()).sqrt();
         require_finite("the gradient's norm", grad_norm)?;
         let factor = clip(grad_norm, self.settings.max_grad_norm);
@@ -207,14 +210,15 @@ impl Session {
         factor: f64,
         rate: f64,
     ) -> Result<usize, ModelError> {
-        let (decay, base, transformer) = (self.settings.weight_decay, self.settings.base, self.model.transformer());
-        let step = |(module, sum): (&mut Adapted, &ModuleValues<f32>)| {
-            module.step(transformer, sum, factor, (rate, decay), base)
-        };
-        let skips: Vec<_> = self.modules.par_iter_mut().zip(sums).map(step).collect::<Result<_, _>>()?;
-        if let (Some((_, head)), Some(sums)) = (&mut self.head, head_sums) {
-            head.step(sums, factor, (rate, decay), base)?;
+        let (decay, base) = (self.settings.weight_decay, self.settings.base);
+        let step = |(module, sum): (&mut Adapted, &ModuleValues<f32>)| module.step(sum, factor, (rate, decay), base);
+        // On copies: a step that overflows somewhere is made nowhere.
+        let (mut modules, mut head) = (self.modules.clone(), self.head.clone());
+        let skips: Vec<_> = modules.par_iter_mut().zip(sums).map(step).collect::<Result<_, _>>().map_err(overflow)?;
+        if let (Some((_, head)), Some(sums)) = (&mut head, head_sums) {
+            head.step(sums, factor, (rate, decay), base).map_err(overflow)?;
         }
+        (self.modules, self.head) = (modules, head);
         Ok(skips.iter().flatten().count())
     }
 
@@ -400,6 +404,16 @@ fn squared_norm(sums: &[ModuleValues<f32>], head: Option<&HeadValues<f32>>) -> f
     let modules =
         sums.iter().map(|sum| square(&sum.a) + square(&sum.b) + sum.row_factors.as_deref().map_or(0.0, square));
     modules.sum::<f64>() + head.map_or(0.0, |head| square(&head.weight) + square(&head.bias))
+}
+
+/// A factor that leaves the finite numbers is a divergence, not a mistake of somebody's file.
+fn overflow(error: ModelError) -> ModelError {
+    match error {
+        ModelError::Mathematics(DynamicsError::NotFinite { name, value, .. }) => {
+            ModelError::Diverged { what: format!("a number of `{name}`"), value }
+        }
+        other => other,
+    }
 }
 
 fn require_finite(what: &str, value: f64) -> Result<(), ModelError> {

@@ -64,7 +64,8 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Fi
 ///
 /// # Errors
 /// [`LabError`]: before the first step the folder is not touched. [`LabError::Stopped`] after the watcher asked to stop
-/// and the state was saved. If training diverges, the state before that step and the best adapter so far are kept.
+/// and the state was saved. If training diverges, the last
+/// state and the best adapter so far are kept.
 pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<FinetuneReport, LabError> {
     let config = load(&request.config, &request.overrides, request.seed)?;
     watcher.progress(0.0, "opening the model");

@@ -26,7 +26,7 @@ pub(super) struct Work<'a> {
 pub(super) enum Ended {
     /// Asked to; the state is saved.
     Stopped(Interruption),
-    /// The loss or a gradient is not finite; the state before that step is saved.
+    /// A loss, a gradient or a factor is not finite.
     Diverged(ModelError),
     /// Anything else.
     Failed(LabError),
@@ -147,5 +147,8 @@ fn tell(progress: &Progress, steps: u64, watcher: &mut dyn Watcher) {
 }
 
 fn failed(error: ModelError) -> Ended {
-    Ended::Failed(error.into())
+    match error {
+        error @ ModelError::Diverged { .. } => Ended::Diverged(error),
+        other => Ended::Failed(other.into()),
+    }
 }
