@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Looks at LoRA adapters, and writes other files for the same update
     Adapter(AdapterArgs),
+    /// Trains an adapter of a checkpoint on text: LoRA, BaLoRA and their rivals
+    Finetune(FinetuneArgs),
     /// Writes the logits (decoders) or last hidden states (encoders) of a checkpoint for given token ids
     Logits(LogitsArgs),
     /// Rebuilds report.html, tables and figures of a finished run from its report.json
@@ -339,6 +341,29 @@ pub(crate) struct AdapterInput {
     pub(crate) json: bool,
 }
 
+/// `metastable finetune`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  metastable finetune examples/finetune/shakespeare.toml --set optimizer.method=lora -o runs/lora"
+)]
+pub(crate) struct FinetuneArgs {
+    /// The configuration (.toml, .yaml, .yml or .json)
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// The seed, in place of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Changes a key, as optimizer.learning_rate=1e-4; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Checks the configuration, prints it, reads no data and writes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `metastable logits`.
 #[derive(Debug, Args)]
 #[command(
@@ -382,6 +407,8 @@ pub(crate) enum SchemaOf {
     Simulate,
     /// The configuration of `sweep`.
     Sweep,
+    /// The configuration of `finetune`.
+    Finetune,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod bert;
 mod edges;
 mod families;
 mod field;
+mod finetune;
 mod folders;
 mod gaussian;
 mod inspect;

@@ -165,6 +165,24 @@ pub enum ModelError {
         /// The position of the token.
         token: usize,
     },
+    /// No module of the model is what an adapter should change.
+    #[error("target_modules: expected names of linear maps of this {family} model, found {found}; it has {}", names.join(", "))]
+    NoTarget {
+        /// `model_type`.
+        family: &'static str,
+        /// What was asked for.
+        found: String,
+        /// The last parts of the names of all its linear maps.
+        names: Vec<String>,
+    },
+    /// A number of a training run is no longer finite.
+    #[error("training diverged: {what} is {value}")]
+    Diverged {
+        /// Which number.
+        what: String,
+        /// NaN or infinite.
+        value: f64,
+    },
     /// A decomposition or a shape check of the mathematics failed.
     #[error(transparent)]
     Mathematics(#[from] DynamicsError),
@@ -184,7 +202,7 @@ impl ModelError {
     /// Whether the input or the computation is to blame.
     pub fn kind(&self) -> ModelErrorKind {
         match self {
-            Self::Mathematics(_) | Self::NotFinite { .. } => ModelErrorKind::Internal,
+            Self::Mathematics(_) | Self::NotFinite { .. } | Self::Diverged { .. } => ModelErrorKind::Internal,
             _ => ModelErrorKind::Input,
         }
     }
@@ -211,6 +229,9 @@ impl ModelError {
             }
             Self::AdapterMismatch { .. } => Some("take the base model that the adapter was trained on"),
             Self::Malformed { .. } => Some("the download may be incomplete: compare its size and hash with the source"),
+            Self::Diverged { .. } => {
+                Some("lower learning_rate, or set max_grad_norm; checkpoints before this step are kept")
+            }
             Self::TokenizerMismatch { .. } => Some("take tokenizer.json from the folder the weights came from"),
             _ => None,
         }

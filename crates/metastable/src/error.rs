@@ -283,6 +283,19 @@ pub enum LabError {
         /// Where the first is, and its error.
         first: String,
     },
+    /// Training left the finite numbers; nothing that was good is lost.
+    #[error("{}: after step {step}: {source}; what was saved before is kept{}", folder.display(), kept_adapter(*kept))]
+    Diverged {
+        /// The run folder.
+        folder: PathBuf,
+        /// The last step that was made.
+        step: u64,
+        /// The step of the adapter in `adapter/`, if one had been evaluated.
+        kept: Option<u64>,
+        /// What is not finite.
+        #[source]
+        source: Box<ModelError>,
+    },
     /// The run was asked to stop, and did after saving its state.
     #[error("{}: {interruption}; the state is saved", folder.display())]
     Stopped {
@@ -334,7 +347,8 @@ impl LabError {
             | Self::LockedFolder { .. }
             | Self::Column { .. }
             | Self::Parquet { .. }
-            | Self::PointsFailed { .. } => ErrorKind::Failure,
+            | Self::PointsFailed { .. }
+            | Self::Diverged { .. } => ErrorKind::Failure,
             Self::CheckFailed { .. } => ErrorKind::Check,
             Self::Stopped { interruption: Interruption::Terminate, .. } => ErrorKind::Checkpointed,
             Self::Stopped { interruption: Interruption::Interrupt, .. } => ErrorKind::Interrupted,
@@ -350,6 +364,7 @@ impl LabError {
             Self::UnknownModel { looked, .. } if looked.len() > 1 => {
                 Some("nothing is downloaded here: fetch the model once with its tools, as `hf download NAME`".into())
             }
+            Self::Diverged { source, .. } => source.hint().map(str::to_owned),
             Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("paths in a configuration are relative to the configuration".into())
@@ -419,6 +434,10 @@ fn nearest<'a>(found: &str, names: &'a [String]) -> Option<&'a String> {
     let distance = |name: &str| strsim::damerau_levenshtein(&found, &name.to_lowercase());
     let allowed = (found.chars().count() / 3).max(1);
     names.iter().filter(|name| distance(name.as_str()) <= allowed).min_by_key(|name| distance(name.as_str()))
+}
+
+fn kept_adapter(step: Option<u64>) -> String {
+    step.map_or(String::new(), |step| format!(", and adapter/ holds the best adapter, of step {step}"))
 }
 
 fn at(key: &str) -> String {

@@ -12,6 +12,7 @@ pub mod arrays;
 pub mod display;
 pub mod document;
 pub mod error;
+pub mod finetune;
 pub mod hub;
 pub mod inspect;
 pub mod observables;

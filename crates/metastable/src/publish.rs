@@ -37,6 +37,24 @@ pub fn publish_without_clouds(folder: &mut RunDir, report: &impl Serialize) -> R
     write_renderings(folder, &report, &Display::nothing())
 }
 
+/// Writes `report.json` of a fine-tuning run and every rendering of it.
+///
+/// # Errors
+/// [`LabError::Write`].
+pub(crate) fn publish_finetune(folder: &mut RunDir, report: &impl Serialize) -> Result<(), LabError> {
+    let report = serde_json::to_value(report).expect("reports have string keys only");
+    folder.write("report.json", format!("{report}\n").as_bytes())?;
+    write_finetune_renderings(folder, &report)
+}
+
+fn write_finetune_renderings(folder: &mut RunDir, report: &Value) -> Result<(), LabError> {
+    for (name, svg) in render::finetune_figures(report) {
+        folder.write(&format!("figures/{name}"), svg.as_bytes())?;
+    }
+    folder.write("report.md", render::finetune_markdown(report).as_bytes())?;
+    folder.write("report.html", render::finetune_html(report).as_bytes())
+}
+
 /// Rebuilds every rendering of a finished run from `report.json` and the drawn arrays, computing nothing.
 ///
 /// # Errors
@@ -44,11 +62,14 @@ pub fn publish_without_clouds(folder: &mut RunDir, report: &impl Serialize) -> R
 pub fn rerender(path: &Path) -> Result<(), LabError> {
     let mut folder = RunDir::reopen(path)?;
     let file = path.join("report.json");
-    let report = serde_json::from_slice(&folder.read("report.json")?).map_err(|error| LabError::Content {
+    let report: Value = serde_json::from_slice(&folder.read("report.json")?).map_err(|error| LabError::Content {
         file,
         expected: "the JSON report of a run".into(),
         found: error.to_string(),
     })?;
+    if report["job"] == "finetune" {
+        return write_finetune_renderings(&mut folder, &report);
+    }
     let display = match path.join(DISPLAY).exists() || !is_without_clouds(&report) {
         true => read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?,
         false => Display::nothing(),

@@ -11,3 +11,8 @@ pub fn simulate() -> Value {
 pub fn sweep() -> Value {
     schemars::schema_for!(crate::sweep::SweepConfig).to_value()
 }
+
+/// The schema of the configuration of `finetune`.
+pub fn finetune() -> Value {
+    schemars::schema_for!(crate::finetune::FinetuneConfig).to_value()
+}

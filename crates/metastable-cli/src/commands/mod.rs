@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod field;
+pub(crate) mod finetune;
 mod gaussian;
 pub(crate) mod inspect;
 pub(crate) mod lipschitz;

@@ -9,6 +9,7 @@ use crate::args::{SchemaArgs, SchemaOf};
 pub(crate) fn run(args: &SchemaArgs) -> Result<()> {
     let schema = match args.what {
         SchemaOf::Simulate => metastable::schema::simulate(),
+        SchemaOf::Finetune => metastable::schema::finetune(),
         SchemaOf::Sweep => metastable::schema::sweep(),
     };
     Out::new().json(&schema)

@@ -15,7 +15,7 @@ mod kohya;
 mod locate;
 mod merge;
 mod mlx;
-mod pattern;
+pub(crate) mod pattern;
 mod peft;
 mod rebalance;
 mod settings;

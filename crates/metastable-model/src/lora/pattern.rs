@@ -10,8 +10,8 @@ const BACKTRACK_LIMIT: usize = 100_000;
 
 /// A compiled pattern with the text it came from.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
-    pub(super) text: String,
+pub(crate) struct Pattern {
+    pub(crate) text: String,
     regex: Regex,
 }
 
@@ -23,12 +23,12 @@ impl PartialEq for Pattern {
 
 impl Pattern {
     /// `(.*\.)?(text)$` from the start of a path: a key of `rank_pattern`.
-    pub(super) fn of_key(text: &str) -> Result<Self, String> {
+    pub(crate) fn of_key(text: &str) -> Result<Self, String> {
         Self::compile(text, &format!(r"^(?:.*\.)?(?:{text})$"))
     }
 
     /// `text` over the whole path: a regular expression of `target_modules`.
-    pub(super) fn whole(text: &str) -> Result<Self, String> {
+    pub(crate) fn whole(text: &str) -> Result<Self, String> {
         Self::compile(text, &format!("^(?:{text})$"))
     }
 
@@ -38,14 +38,14 @@ impl Pattern {
     }
 
     /// Whether the pattern matches `path`; a pattern that runs into the limit does not.
-    pub(super) fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         self.regex.is_match(path).unwrap_or(false)
     }
 }
 
 /// Which modules a configuration names.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Targets {
+pub(crate) enum Targets {
     /// Nothing said.
     Unsaid,
     /// `all-linear`.
@@ -58,7 +58,7 @@ pub(super) enum Targets {
 
 impl Targets {
     /// Whether the module at `path` is named.
-    pub(super) fn contain(&self, path: &str) -> bool {
+    pub(crate) fn contain(&self, path: &str) -> bool {
         match self {
             Self::Unsaid | Self::AllLinear => true,
             Self::Suffixes(suffixes) => suffixes.iter().any(|suffix| ends_with(path, suffix)),
@@ -68,7 +68,7 @@ impl Targets {
 }
 
 /// Whether `path` is `suffix`, or ends with it after a dot.
-pub(super) fn ends_with(path: &str, suffix: &str) -> bool {
+pub(crate) fn ends_with(path: &str, suffix: &str) -> bool {
     path.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 

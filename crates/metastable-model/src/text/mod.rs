@@ -87,6 +87,16 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// The id of a token by its string, such as `[MASK]`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// Whether an id is one of the tokenizer's special tokens.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
+    }
+
     /// Encodes a whole text with the model's special tokens, however long.
     ///
     /// # Errors

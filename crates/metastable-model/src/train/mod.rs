@@ -7,8 +7,10 @@
 //! Reading order: [`base`] moves factors along gradients (AdamW, SGD, signs); [`method`] is the closed list of methods
 //! and composes each from a change of the gradient, a base step and a change of the factors; each rival has its file.
 //! [`schedule`] and [`mod@clip`] are what every loop needs; [`init`] is where pairs start; [`translate`] says which
-//! settings are the same.
+//! settings are the same. [`targets`] finds the maps to adapt, [`adapted`] holds what is trained of them, and [`session`]
+//! brings model, adapters and batches together.
 
+pub mod adapted;
 pub mod balora;
 pub mod base;
 pub mod clip;
@@ -23,12 +25,15 @@ pub mod norm_balance;
 pub mod reflora;
 pub mod riemannian;
 pub mod schedule;
+pub mod session;
+pub mod targets;
 pub mod translate;
 
 mod symmetric;
 #[cfg(test)]
 mod tests;
 
+pub use adapted::Diagnostics;
 pub use balora::{Balora, Form};
 pub use base::{Base, Gradient, Rates};
 pub use clip::clip;
@@ -37,4 +42,5 @@ pub use init::Init;
 pub use lora_rite::LoraRite;
 pub use method::{Method, PairOptimizer, Stepped};
 pub use schedule::{Schedule, Shape};
+pub use session::{Evaluation, Example, Session, SessionSettings, SessionState, StepReport, Task};
 pub use translate::{Effective, Setting};

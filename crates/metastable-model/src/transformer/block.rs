@@ -3,6 +3,7 @@
 use super::attention::{Attention, Scene};
 use super::feed_forward::FeedForward;
 use super::norm::Norm;
+use super::reverse::Slot;
 use crate::checkpoint::Tensors;
 use crate::config::{Config, NormPlace};
 use crate::error::ModelError;
@@ -41,6 +42,32 @@ impl Block {
             feed_forward_norm: norm(LayerParameter::FeedForwardNorm)?,
             norm_place: config.norm_place,
         })
+    }
+
+    /// The map of a slot; none for the gate of a plain feed-forward.
+    pub(crate) fn map(&self, slot: Slot) -> Option<&Linear> {
+        match slot {
+            Slot::Query => Some(&self.attention.query),
+            Slot::Key => Some(&self.attention.key),
+            Slot::Value => Some(&self.attention.value),
+            Slot::AttentionOutput => Some(&self.attention.output),
+            Slot::FeedForwardIn => Some(&self.feed_forward.input),
+            Slot::FeedForwardGate => self.feed_forward.gate.as_ref(),
+            Slot::FeedForwardOut => Some(&self.feed_forward.output),
+        }
+    }
+
+    /// As [`Block::map`], to change the weights before training.
+    pub(crate) fn map_mut(&mut self, slot: Slot) -> Option<&mut Linear> {
+        match slot {
+            Slot::Query => Some(&mut self.attention.query),
+            Slot::Key => Some(&mut self.attention.key),
+            Slot::Value => Some(&mut self.attention.value),
+            Slot::AttentionOutput => Some(&mut self.attention.output),
+            Slot::FeedForwardIn => Some(&mut self.feed_forward.input),
+            Slot::FeedForwardGate => self.feed_forward.gate.as_mut(),
+            Slot::FeedForwardOut => Some(&mut self.feed_forward.output),
+        }
     }
 
     /// The next level [n, hidden] of the stream `x` [n, hidden].

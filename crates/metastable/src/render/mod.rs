@@ -8,6 +8,7 @@
 //! hand-written HTML, CSS and JavaScript.
 
 mod figures;
+mod finetune;
 mod html;
 mod markdown;
 mod palette;
@@ -15,6 +16,7 @@ mod read;
 mod svg;
 
 pub use figures::figures;
+pub(crate) use finetune::{finetune_figures, finetune_html, finetune_markdown};
 pub use html::html;
 pub use markdown::markdown;
 

@@ -18,7 +18,11 @@ pub(super) const STATE: &str = "checkpoint/state.bin";
 pub(super) const JOURNAL: &str = "checkpoint/journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 2] = [("figures", &["svg", "png", "csv"]), (CHECKPOINT_FOLDER, &["", "bin"])];
+const FOLDERS: [(&str, &[&str]); 3] = [
+    ("figures", &["svg", "png", "csv"]),
+    ("adapter", &["json", "safetensors", "md"]),
+    (CHECKPOINT_FOLDER, &["", "bin"]),
+];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
 const FILES: [&str; 15] = [
     REPORT,

@@ -3,6 +3,7 @@
 mod equivalences;
 mod examples;
 mod invariance;
+mod peft;
 mod rates;
 
 use metastable_dynamics::balance::LowRankPair;

@@ -140,6 +140,7 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
 
     /// The vector-Jacobian product of the block: for a cotangent `d` of its output the cotangent of its input, if
     /// `wanted`, and the gradients of its factors. No gradient of a frozen matrix is formed.
+    #[allow(clippy::too_many_arguments, reason = "what a block, a batch and a cotangent are")]
     pub(crate) fn backward(
         &self,
         index: usize,

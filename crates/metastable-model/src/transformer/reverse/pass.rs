@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::adapters::{Adapters, Gradients, ModuleValues, Places, Slot};
+use super::adapters::{Adapters, Gradients, ModuleValues, Places};
 use super::block::{FrozenBlock, Saved, Scene};
 use super::loss::{self, Likelihood};
 use super::map::Map;
@@ -83,7 +83,7 @@ pub(crate) struct Sums<'a, T> {
 }
 
 enum Kept<T> {
-    Activations(Saved<T>),
+    Activations(Box<Saved<T>>),
     Stream(Vec<T>),
 }
 
@@ -98,11 +98,6 @@ impl<'a, T: Real> Pass<'a, T> {
             masked: transformer.heads.masked.as_ref().map(|head| Masked::of(head, &transformer.embedding.token)),
             keeps,
         }
-    }
-
-    /// The map of a slot of a distinct block.
-    pub(crate) fn map(&self, block: usize, slot: Slot) -> &Map<'a, T> {
-        self.blocks[block].map(slot)
     }
 
     /// The loss of a batch, and, if `sums` is given, its gradients times `weight` added there.
@@ -132,7 +127,7 @@ impl<'a, T: Real> Pass<'a, T> {
             let (next, saved) = self.blocks[index].forward(index, x, &adapters, &scene(layer));
             x = next;
             if keep {
-                kept.push(stream.map_or_else(|| Kept::Activations(saved), Kept::Stream));
+                kept.push(stream.map_or_else(|| Kept::Activations(Box::new(saved)), Kept::Stream));
             }
         }
         let hidden = self.final_norm.as_ref().map(|norm| norm.forward(&x));
@@ -150,7 +145,7 @@ impl<'a, T: Real> Pass<'a, T> {
         for layer in (first..config.layers).rev() {
             let (index, scene) = (config.block_of(layer), scene(layer));
             let saved = match kept.pop() {
-                Some(Kept::Activations(saved)) => saved,
+                Some(Kept::Activations(saved)) => *saved,
                 Some(Kept::Stream(x)) => self.blocks[index].forward(index, x, &adapters, &scene).1,
                 None => break,
             };
@@ -257,11 +252,6 @@ impl<'a, T: Real> Pass<'a, T> {
 }
 
 impl<T: Real> HeadValues<T> {
-    /// How many classes.
-    pub(crate) fn classes(&self, hidden: usize) -> usize {
-        self.weight.len() / hidden
-    }
-
     fn scores(&self, pooled: &[T]) -> Vec<T> {
         let mut scores: Vec<T> = self.weight.chunks_exact(pooled.len()).map(|row| dot(row, pooled)).collect();
         scores.iter_mut().zip(&self.bias).for_each(|(score, bias)| *score += *bias);

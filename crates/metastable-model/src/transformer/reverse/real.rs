@@ -51,8 +51,7 @@ impl Real for f32 {
         let y = (self * std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
         let n = (y - 0.5 + ROUND) - ROUND;
         let r = y - n;
-        let p = ((((0.001_877_576_8 * r + 0.008_989_34) * r + 0.055_826_318) * r + 0.240_153_62) * r + 0.693_153_07)
-            * r
+        let p = ((((0.001_877_576_8 * r + 0.008_989_34) * r + 0.055_826_318) * r + 0.240_153_62) * r + 0.693_153_1) * r
             + 0.999_999_9;
         // Exactly 0 below 2^-100: products with denormal numbers would be fifty times slower.
         if y > -100.0 { p * f32::from_bits(((n as i32 + 127) as u32) << 23) } else { 0.0 }

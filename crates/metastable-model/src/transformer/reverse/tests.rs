@@ -36,7 +36,7 @@ fn fixture(name: &str) -> Model {
 /// Rank 2 at every map of every distinct block; query, key and value joined in one module if asked for.
 fn everywhere(model: &Model, joined: bool, dora: bool) -> (Places, Vec<ModuleValues<f64>>) {
     let transformer = model.transformer();
-    let pass = Pass::<f32>::of(transformer, Keeps::Activations);
+    let map = |block: usize, slot: Slot| transformer.blocks[block].map(slot).unwrap();
     let mut places = Places::none(transformer.blocks.len());
     let mut modules = Vec::new();
     let mut module = |rows: usize, columns: usize, seed: u64| {
@@ -57,8 +57,8 @@ fn everywhere(model: &Model, joined: bool, dora: bool) -> (Places, Vec<ModuleVal
             Slot::ALL.into_iter().filter(|slot| *slot != Slot::FeedForwardGate || frozen.feed_forward.gate.is_some());
         let inputs = [Slot::Query, Slot::Key, Slot::Value];
         if joined {
-            let rows: Vec<usize> = inputs.iter().map(|slot| pass.map(block, *slot).outputs).collect();
-            let index = module(rows.iter().sum(), pass.map(block, Slot::Query).inputs, 100 * block as u64);
+            let rows: Vec<usize> = inputs.iter().map(|slot| map(block, *slot).outputs()).collect();
+            let index = module(rows.iter().sum(), map(block, Slot::Query).inputs(), 100 * block as u64);
             let mut first_row = 0;
             for (slot, rows) in inputs.into_iter().zip(rows) {
                 places.set(block, slot, Place { module: index, first_row, rows });
@@ -66,9 +66,9 @@ fn everywhere(model: &Model, joined: bool, dora: bool) -> (Places, Vec<ModuleVal
             }
         }
         for slot in slots.filter(|slot| !joined || !inputs.contains(slot)) {
-            let map = pass.map(block, slot);
-            let index = module(map.outputs, map.inputs, 100 * block as u64 + 10 * slot as u64 + 3);
-            places.set(block, slot, Place { module: index, first_row: 0, rows: map.outputs });
+            let map = map(block, slot);
+            let index = module(map.outputs(), map.inputs(), 100 * block as u64 + 10 * slot as u64 + 3);
+            places.set(block, slot, Place { module: index, first_row: 0, rows: map.outputs() });
         }
     }
     (places, modules)
@@ -161,7 +161,7 @@ fn check(case: &Case) {
         let count = buffers(&mut gradients[m]).len();
         for k in 0..count {
             let (name, gradient) = {
-                let mut all = buffers(&mut gradients[m]);
+                let all = buffers(&mut gradients[m]);
                 (all[k].0, all[k].1.clone())
             };
             assert!(gradient.iter().any(|g| g.abs() > 1e-8), "module {m}, {name}: no gradient arrives");
