@@ -23,7 +23,7 @@ fn trained(name: &str) -> PathBuf {
 }
 
 /// One of the random models as a folder of its own.
-fn random(name: &str) -> TempDir {
+pub(crate) fn random(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let metadata = SafeTensors::read_metadata(RANDOM).unwrap().1;
     fs::write(folder.path().join("config.json"), &metadata.metadata().as_ref().unwrap()[name]).unwrap();

@@ -12,5 +12,6 @@ mod hostile_gguf;
 mod minilm;
 mod shards;
 mod smollm2;
+mod smoothness;
 mod text;
 mod world;

@@ -4,6 +4,7 @@
 //! the saved times of a simulation.
 
 mod family;
+mod lipschitz;
 pub mod report;
 mod tokens;
 pub mod twin;
@@ -30,7 +31,7 @@ use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
 use family::{attention, family_definitions};
-use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, ModelSummary};
+use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, LipschitzRow, ModelSummary};
 use tokens::{ContentRows, Ignored};
 pub use twin::AdapterRequest;
 use twin::{Adapted, Attached, LayerTwin};
@@ -94,7 +95,7 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
         max_tokens: limit,
         dropped_tokens: encoded.dropped,
         layers,
-        definitions: definitions(request.cluster_radius, weights.config()),
+        definitions: definitions(request.cluster_radius, weights.config(), encoded.ids.len()),
         cluster_radius: request.cluster_radius,
         adapter: request.adapter.as_ref().map(|adapter| adapter.adapter.display().to_string()),
         scale_sweep: request.adapter.as_ref().map(|adapter| adapter.scale_sweep.clone()).unwrap_or_default(),
@@ -172,7 +173,7 @@ fn provenance(weights: &Weights, text: &str) -> Result<Provenance, LabError> {
     Ok(provenance)
 }
 
-fn definitions(radius: f64, config: &Config) -> Vec<String> {
+fn definitions(radius: f64, config: &Config, n: usize) -> Vec<String> {
     let mut definitions = vec![
         "Level 0 is the embedding, level l the output of block l; every token of the text counts, special ones included, \
          unless said otherwise."
@@ -184,6 +185,7 @@ fn definitions(radius: f64, config: &Config) -> Vec<String> {
         "Energy: (1/(2 n²)) Σ_ij e^<u_i, u_j> of the normalised tokens u (beta = 1, Q = K = I).".into(),
         "Head spectra: Q_hᵀK_h / sqrt(d_head) and W_O W_V per head, biases left out.".into(),
     ];
+    definitions.push(lipschitz::definition(n));
     definitions.extend(family_definitions(config));
     definitions
 }
@@ -220,7 +222,8 @@ fn observe(
     }
     let Followed { series, cluster_history, last, cloud } = base;
     let heads = spectra(model, &config.layers)?;
-    let layers = layer_rows(&series, rows);
+    let lipschitz = lipschitz::rows(model, hidden, &config.layers, watcher)?;
+    let layers = layer_rows(&series, rows, &lipschitz);
     let header = Header {
         schema: SCHEMA,
         job: "inspect",
@@ -330,7 +333,11 @@ fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {
     Ok(statistics::log_energy(&projections))
 }
 
-fn layer_rows(series: &crate::observables::Series, content: Vec<ContentRows>) -> Vec<LayerRow> {
+fn layer_rows(
+    series: &crate::observables::Series,
+    content: Vec<ContentRows>,
+    lipschitz: &[LipschitzRow],
+) -> Vec<LayerRow> {
     let row = |(index, content): (usize, ContentRows)| LayerRow {
         index,
         mean_cosine: series.mean_cosine[index],
@@ -340,6 +347,7 @@ fn layer_rows(series: &crate::observables::Series, content: Vec<ContentRows>) ->
         anisotropy: series.anisotropy[index],
         energy: series.energy[index],
         radius_mean: series.radius_mean[index],
+        lipschitz: lipschitz[index],
         without_special: content.without_special,
         without_first: content.without_first,
     };
@@ -471,6 +479,11 @@ fn layers_table(report: &InspectReport) -> Result<Table, LabError> {
     let without_first = |pick: fn(&ContentRow) -> Option<f64>| {
         Column::Float(report.layers.iter().map(|row| row.without_first.as_ref().and_then(pick)).collect())
     };
+    let lipschitz = |pick: fn(&LipschitzRow) -> Option<f64>| {
+        Column::Float(report.layers.iter().map(|row| pick(&row.lipschitz)).collect())
+    };
+    table.push("lipschitz_lower", lipschitz(|row| row.lower))?;
+    table.push("lipschitz_upper", lipschitz(|row| row.upper))?;
     table.push("content_mean_cosine", content(|row| row.mean_cosine))?;
     table.push("content_n_clusters", content(|row| Some(row.n_clusters as f64)))?;
     table.push("content_effective_rank", content(|row| row.effective_rank))?;

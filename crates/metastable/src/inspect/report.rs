@@ -101,11 +101,31 @@ pub struct LayerRow {
     pub energy: Option<f64>,
     /// Mean norm.
     pub radius_mean: Option<f64>,
+    /// How steep the attention of the block that made this level is.
+    pub lipschitz: LipschitzRow,
     /// The same without special tokens; none if there are no others.
     pub without_special: Option<ContentRow>,
     /// The same without special tokens and without the first token, which causal attention makes a sink; none in
     /// families that see the whole text.
     pub without_first: Option<ContentRow>,
+}
+
+/// The local Lipschitz constant of a block's attention at the text, residual not included; nothing at level 0, which no
+/// block made, for blocks that were not asked for, and for long texts.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct LipschitzRow {
+    /// A lower value, by Lanczos.
+    pub lower: Option<f64>,
+    /// A proven upper bound; none where queries and keys are normalised.
+    pub upper: Option<f64>,
+    /// A lower value for attention with the norm before it.
+    pub with_norm: Option<f64>,
+    /// A lower value with the residual connection.
+    pub with_residual: Option<f64>,
+    /// Steps of Lanczos for `lower`.
+    pub steps: Option<usize>,
+    /// Whether they converged.
+    pub converged: Option<bool>,
 }
 
 /// The last level before the final norm.

@@ -41,8 +41,21 @@ impl<'a, T: Real> Layer<'a, T> {
         Self { attention: &own.attention, block, saved, sequences, turns, lookback, width }
     }
 
-    fn scene(&self) -> Scene<'_, T> {
+    /// What the layer knows of the text.
+    pub(crate) fn scene(&self) -> Scene<'_, T> {
         Scene { sequences: &self.sequences, turns: self.turns.as_ref(), lookback: self.lookback }
+    }
+
+    /// The frozen block.
+    #[cfg(test)]
+    pub(crate) fn block(&self) -> &FrozenBlock<'a, T> {
+        &self.block
+    }
+
+    /// What its forward left behind.
+    #[cfg(test)]
+    pub(crate) fn saved(&self) -> &Saved<T> {
+        &self.saved
     }
 
     /// The number of tokens.

@@ -145,3 +145,6 @@ impl<T: Real> FrozenBlock<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Times of one Lanczos step (J E and Jᵀ G) of a layer's attention, and of a profile over all layers.
+//!
+//! ```text
+//! cargo run --release -p metastable --example layer_products -- MODEL N LAYER [profile]
+//! ```
+//!
+//! Prints seconds of each product (best of three) and the growth of the peak of memory over them (Linux); with
+//! `profile` also lower and upper constants of every layer. The peer is `benches/peers/layer_jacobian.py`.
+#![allow(clippy::print_stdout)]
+
+use std::time::Instant;
+
+use metastable_dynamics::random;
+use metastable_dynamics::smoothness::LinearMap;
+use metastable_model::smoothness::single_precision_lanczos;
+use metastable_model::{Input, LayerPart, Model, Precision};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [model, n, layer, rest @ ..] = &arguments[..] else { return Err("expected MODEL N LAYER [profile]".into()) };
+    let (n, layer): (u32, usize) = (n.parse()?, layer.parse()?);
+    let model = Model::open(model.as_ref())?;
+    let most = u32::try_from(model.config().vocab)? - 10;
+    let hidden = model.forward(&Input::new((0..n).map(|i| 7 + (1 + 31 * i * i + 7 * i) % most).collect())?)?;
+    for part in [LayerPart::Attention, LayerPart::Block] {
+        let map = model.layer_jacobian(&hidden, layer, part, Precision::F32)?;
+        let direction = random::standard_normal(0, 1, map.inputs());
+        let mut out = vec![0.0; map.inputs()];
+        let before = peak_memory();
+        let mut best = [f64::INFINITY; 2];
+        for _ in 0..3 {
+            for (transposed, best) in best.iter_mut().enumerate() {
+                let start = Instant::now();
+                if transposed == 1 { map.apply_transposed(&direction, &mut out) } else { map.apply(&direction, &mut out) }
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+        let grown = (peak_memory() - before) / 1024.0;
+        println!("{part:?} n = {n}: J E {:.4} s, Jᵀ G {:.4} s, peak +{grown:.1} MiB", best[0], best[1]);
+    }
+    if rest.first().is_some_and(|word| word == "profile") {
+        let start = Instant::now();
+        for layer in 0..model.config().layers {
+            let found = model.layer_constant(&hidden, layer, LayerPart::Attention, &single_precision_lanczos())?;
+            let (lower, steps) = (found.triplet.value, found.triplet.steps);
+            println!("layer {layer}: {lower:.4} <= L <= {:.4} ({steps} steps)", found.upper.unwrap_or(f64::INFINITY));
+        }
+        println!("profile of {} layers: {:.2} s", model.config().layers, start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// VmHWM of this process in KiB, 0 where there is no such file.
+fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
+}
