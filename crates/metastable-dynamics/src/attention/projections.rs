@@ -60,6 +60,18 @@ impl Projections {
         fill_transposed(tokens, value, &mut self.values);
     }
 
+    /// Keys as queries and queries as keys, without values: its scores are s_ji. O(n k).
+    pub(super) fn swapped(&self) -> Self {
+        let (n, k) = (self.count, self.width);
+        Self {
+            queries: (0..n).flat_map(|j| (0..k).map(move |c| self.keys[c * n + j])).collect(),
+            keys: (0..k).flat_map(|c| (0..n).map(move |i| self.queries[i * k + c])).collect(),
+            values: Vec::new(),
+            value_width: 0,
+            ..*self
+        }
+    }
+
     /// The number n of tokens.
     pub fn count(&self) -> usize {
         self.count

@@ -44,4 +44,15 @@ pub trait VectorField: Sync {
 
     /// Writes f(t, state) into `velocity`. Must be deterministic to the bit, on any number of threads.
     fn evaluate(&self, t: f64, state: &[f64], velocity: &mut [f64]);
+
+    /// As [`VectorField::evaluate`], for fields with an inner iteration: it starts from `memory`, and writes to `next`
+    /// what an evaluation near this state may start from. Both are empty where there is nothing to remember.
+    ///
+    /// Results may depend on the memory within the tolerance of the inner iteration, to the bit on nothing else:
+    /// solvers keep the memory in their saved state.
+    fn evaluate_from(&self, t: f64, state: &[f64], memory: &[f64], next: &mut Vec<f64>, velocity: &mut [f64]) {
+        let _ = memory;
+        next.clear();
+        self.evaluate(t, state, velocity);
+    }
 }

@@ -1,11 +1,11 @@
 //! Attention moving the tokens themselves, in R^d or on spheres.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::VectorField;
-use crate::attention::jacobian::{add_transposed, attend_jvp, attend_vjp};
+use crate::attention::jacobian::{Cotangents, add_transposed, attend_jvp, attend_vjp};
 use crate::attention::streaming::attend;
-use crate::attention::{AttentionKernel, Projections};
+use crate::attention::{AttentionKernel, Normalization, Projections, Sinkhorn, sinkhorn};
 use crate::error::DynamicsError;
 use crate::geometry::{Geometry, Spheres};
 use crate::head::Head;
@@ -41,6 +41,7 @@ pub struct ParticleFlow {
 struct Scratch {
     projections: Vec<Projections>,
     messages: Vec<f64>,
+    failure: Option<DynamicsError>,
 }
 
 impl ParticleFlow {
@@ -63,7 +64,7 @@ impl ParticleFlow {
         }
         let widest = heads.iter().map(|head| head.value().rows()).max().unwrap_or(dim);
         let projections = heads.iter().map(|h| Projections::zeros(count, h.query().rows(), h.value().rows())).collect();
-        let scratch = Mutex::new(Scratch { projections, messages: vec![0.0; count * widest] });
+        let scratch = Mutex::new(Scratch { projections, messages: vec![0.0; count * widest], failure: None });
         Ok(Self { heads, kernel, count, dim, placement, scratch })
     }
 
@@ -102,7 +103,7 @@ impl ParticleFlow {
         for (h, head) in self.heads.iter().enumerate() {
             let (projections, tangents) = (self.projections(h, state), self.projections(h, direction));
             let mut messages = vec![0.0; self.count * head.value().rows()];
-            attend_jvp(&projections, &tangents, &self.kernel, &mut messages);
+            self.attend_jvp(&projections, &tangents, &mut messages);
             add_output(head, &messages, out);
         }
         if self.placement == Placement::Tangent {
@@ -139,26 +140,81 @@ impl ParticleFlow {
         }
         for (h, head) in self.heads.iter().enumerate() {
             let messages = message_cotangent(head, &ambient_cotangent);
-            let bars = attend_vjp(&self.projections(h, state), &self.kernel, &messages);
+            let bars = self.attend_vjp(&self.projections(h, state), &messages);
             bars.pull_back([head.query(), head.key(), head.value()], out);
         }
+    }
+
+    /// Why the last evaluation or product gave no numbers, if it did not: Sinkhorn that did not converge.
+    pub fn failure(&self) -> Option<DynamicsError> {
+        self.lock().failure.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scratch> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sinkhorn(&self) -> Option<Sinkhorn> {
+        if let Normalization::Sinkhorn(options) = self.kernel.normalization() { Some(options) } else { None }
+    }
+
+    /// As [`attend_jvp`]; remembers why it fails.
+    fn attend_jvp(&self, projections: &Projections, tangents: &Projections, out: &mut [f64]) {
+        let Some(options) = self.sinkhorn() else { return attend_jvp(projections, tangents, &self.kernel, out) };
+        let product = sinkhorn::solve(projections, options, &[])
+            .and_then(|potentials| sinkhorn::jvp(projections, tangents, options, &potentials, out));
+        if let Err(error) = product {
+            out.fill(f64::NAN);
+            self.lock().failure = Some(error);
+        }
+    }
+
+    /// As [`attend_vjp`]; remembers why it fails.
+    fn attend_vjp(&self, projections: &Projections, cotangent: &[f64]) -> Cotangents {
+        let Some(options) = self.sinkhorn() else { return attend_vjp(projections, &self.kernel, cotangent) };
+        let product = sinkhorn::solve(projections, options, &[])
+            .and_then(|potentials| sinkhorn::vjp(projections, options, &potentials, cotangent));
+        let (n, k) = (self.count, projections.width());
+        let [queries, keys, values] = product.unwrap_or_else(|error| {
+            self.lock().failure = Some(error);
+            [vec![f64::NAN; n * k], vec![f64::NAN; n * k], vec![f64::NAN; cotangent.len()]]
+        });
+        Cotangents { queries, keys, values }
     }
 
     /// u: the field before any projection to spheres.
     fn ambient_velocity(&self, state: &[f64]) -> Vec<f64> {
         let mut velocity = vec![0.0; self.len()];
-        self.add_heads(state, &mut velocity);
+        self.add_heads(state, &[], &mut Vec::new(), &mut velocity);
         velocity
     }
 
-    /// velocity += Σ_h W_h Σ_j P^h_ij V_h x_j.
-    fn add_heads(&self, state: &[f64], velocity: &mut [f64]) {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let Scratch { projections, messages } = &mut *scratch;
-        for (head, projections) in self.heads.iter().zip(projections) {
+    /// velocity += Σ_h W_h Σ_j P^h_ij V_h x_j. Sinkhorn's column potentials, head after head, come from `memory` and
+    /// go to `next`; where they do not converge all velocities are NaN.
+    fn add_heads(&self, state: &[f64], memory: &[f64], next: &mut Vec<f64>, velocity: &mut [f64]) {
+        next.clear();
+        let mut scratch = self.lock();
+        let Scratch { projections, messages, failure } = &mut *scratch;
+        *failure = None;
+        for (h, (head, projections)) in self.heads.iter().zip(projections).enumerate() {
             projections.fill(&self.kernel, 1.0, state, [head.query(), head.key(), head.value()]);
             let messages = &mut messages[..self.count * head.value().rows()];
-            attend(projections, &self.kernel, messages);
+            if let Some(options) = self.sinkhorn() {
+                let start = memory.get(h * self.count..(h + 1) * self.count).unwrap_or(&[]);
+                match sinkhorn::solve(projections, options, start) {
+                    Ok(potentials) => {
+                        next.extend_from_slice(potentials.column());
+                        sinkhorn::attend(projections, options, &potentials, messages);
+                    }
+                    Err(error) => {
+                        *failure = Some(error);
+                        next.clear();
+                        return velocity.fill(f64::NAN);
+                    }
+                }
+            } else {
+                attend(projections, &self.kernel, messages);
+            }
             add_output(head, messages, velocity);
         }
     }
@@ -173,9 +229,13 @@ impl VectorField for ParticleFlow {
         self.dim
     }
 
-    fn evaluate(&self, _t: f64, state: &[f64], velocity: &mut [f64]) {
+    fn evaluate(&self, t: f64, state: &[f64], velocity: &mut [f64]) {
+        self.evaluate_from(t, state, &[], &mut Vec::new(), velocity);
+    }
+
+    fn evaluate_from(&self, _t: f64, state: &[f64], memory: &[f64], next: &mut Vec<f64>, velocity: &mut [f64]) {
         velocity.fill(0.0);
-        self.add_heads(state, velocity);
+        self.add_heads(state, memory, next, velocity);
         if self.placement == Placement::Tangent {
             Spheres { dim: self.dim }.project(state, velocity);
         }

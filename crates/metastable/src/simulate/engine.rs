@@ -199,6 +199,12 @@ fn follow(
             outside.watcher.progress(overall(simulation, progress, t / end), &message(progress, t, end));
         }
     };
+    if matches!(stop, StopReason::BlowUp | StopReason::StepUnderflow)
+        && let Some(failure) = flow.failure()
+    {
+        // Not a property of the flow but of how its field is computed.
+        return Err(Unfinished::Failed(failure.into()));
+    }
     let outcome = Outcome { t: stepper.time(), stop, stats: stepper.stats() };
     Ok((leg, outcome, stepper.values().to_vec()))
 }

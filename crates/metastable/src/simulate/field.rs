@@ -51,17 +51,18 @@ pub fn run(request: &FieldRequest) -> Result<(), LabError> {
         let Some(heads) = heads else { continue };
         let flow = simulation.flow(heads)?;
         let state = simulation.tokens.as_slice();
-        let mut add = |name: &str, fill: &dyn Fn(&mut [f64])| {
+        let mut add = |name: &str, fill: &dyn Fn(&mut [f64])| -> Result<(), LabError> {
             let mut values = vec![0.0; state.len()];
             fill(&mut values);
             arrays.push((format!("{name}{suffix}"), vec![simulation.tokens.count(), simulation.tokens.dim()], values));
+            flow.failure().map_or(Ok(()), |failure| Err(failure.into()))
         };
-        add("field", &|out| flow.evaluate(0.0, state, out));
+        add("field", &|out| flow.evaluate(0.0, state, out))?;
         if let Some(direction) = &direction {
-            add("jvp", &|out| flow.jvp(0.0, state, direction, out));
+            add("jvp", &|out| flow.jvp(0.0, state, direction, out))?;
         }
         if let Some(cotangent) = &cotangent {
-            add("vjp", &|out| flow.vjp(0.0, state, cotangent, out));
+            add("vjp", &|out| flow.vjp(0.0, state, cotangent, out))?;
         }
         if request.weights {
             arrays.push((format!("weights{suffix}"), weights_shape(&flow, &simulation), weights(&flow, state)));

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use metastable_dynamics::attention::{AttentionKernel, Normalization};
+use metastable_dynamics::attention::AttentionKernel;
 use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement, RescaledFlow};
 use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
 use metastable_dynamics::head::Target;
@@ -13,10 +13,7 @@ use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Tokens};
 use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
 use super::seed::MOST_VALUES;
-use super::written::{
-    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, SimulateConfig, TargetName,
-    TimeConfig,
-};
+use super::written::{Coordinates, GeometryName, HeadConfig, LoraConfig, SimulateConfig, TargetName, TimeConfig};
 use crate::error::LabError;
 
 /// Relative tolerance per token where the config gives none: clusters come out to about 1e-9.
@@ -68,9 +65,9 @@ impl Simulation {
         let read_head = |(h, head): (usize, &HeadConfig)| read_head(h, head, tokens.dim(), &mut inputs);
         let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
         let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
-        let kernel = kernel(&config.kernel, &inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
         let solver = solver(&config.time, &inputs)?;
+        let kernel = super::kernel::kernel(&config.kernel, &solver, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
@@ -91,7 +88,10 @@ impl Simulation {
             inputs: inputs_read,
             warnings,
         };
-        simulation.flow(&simulation.heads).map_err(|source| inputs.refused("head", source))?;
+        for heads in std::iter::once(&simulation.heads).chain(&simulation.adapted) {
+            let flow = simulation.flow(heads).map_err(|source| inputs.refused("head", source))?;
+            super::kernel::require_a_field(&flow, simulation.tokens.as_slice(), &inputs)?;
+        }
         let Simulation { config, kernel, heads, adapted, .. } = &simulation;
         simulation.cascade = super::cascade::setting(config, kernel, heads, adapted.as_deref(), &inputs)?;
         Ok(simulation)
@@ -255,21 +255,6 @@ fn read_update(
         }
         _ => Err(inputs.wrong(&format!("lora[{l}]"), "either a and b, or delta", "another combination")),
     }
-}
-
-fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
-    if written.bias.is_some() && written.normalization != NormalizationName::Sigmoid {
-        return Err(inputs.wrong("kernel.bias", "a sigmoid normalization beside it", "another normalization"));
-    }
-    let normalization = match written.normalization {
-        NormalizationName::Softmax => Normalization::Softmax,
-        NormalizationName::Exponential => Normalization::Exponential,
-        NormalizationName::Sigmoid => Normalization::Sigmoid { bias: written.bias.unwrap_or(0.0) },
-        NormalizationName::Linear => Normalization::Linear,
-        NormalizationName::Hardmax => Normalization::Hardmax,
-    };
-    AttentionKernel::new(written.score, normalization, written.mask, written.beta)
-        .map_err(|source| inputs.refused("kernel", source))
 }
 
 /// The times to save, for states of `values` numbers.

@@ -1,7 +1,7 @@
 //! The job `simulate`: attention flows of a cloud of tokens, and of its twin under a LoRA adapter.
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
-//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`] and [`seed`] serve the first arrow,
+//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`], `kernel` and [`seed`] serve the first arrow,
 //! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader.
 
 pub mod assemble;
@@ -11,6 +11,7 @@ pub mod engine;
 pub mod field;
 pub mod forms;
 pub mod inputs;
+mod kernel;
 pub mod meant;
 pub mod merges;
 pub mod report;

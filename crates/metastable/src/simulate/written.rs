@@ -150,6 +150,19 @@ pub struct KernelConfig {
     /// Added to every score of the sigmoid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bias: Option<f64>,
+    /// Entropic regularisation of sinkhorn: divides scores and weights; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// The largest relative error of a column sum of sinkhorn that passes; a hundredth of `time.rtol` by default,
+    /// 1e-12 for fixed steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// The most passes over all pairs and back that sinkhorn may take; 1000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_iterations: Option<u32>,
+    /// So many half-steps of sinkhorn, row step first, instead of a tolerance: 1 is softmax at temperature epsilon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_steps: Option<u32>,
 }
 
 fn dot() -> Score {
@@ -166,7 +179,17 @@ fn one() -> f64 {
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { score: dot(), normalization: NormalizationName::default(), mask: full(), beta: one(), bias: None }
+        Self {
+            score: dot(),
+            normalization: NormalizationName::default(),
+            mask: full(),
+            beta: one(),
+            bias: None,
+            epsilon: None,
+            tolerance: None,
+            max_iterations: None,
+            half_steps: None,
+        }
     }
 }
 
@@ -185,6 +208,8 @@ pub enum NormalizationName {
     Linear,
     /// The mean over the arg-max set.
     Hardmax,
+    /// Exponentials of scores / epsilon whose rows and columns all have the same sum.
+    Sinkhorn,
 }
 
 /// Where tokens live.
