@@ -11,6 +11,7 @@ mod inspect;
 #[cfg(unix)]
 mod interrupted;
 mod main_job;
+mod regimes;
 mod threads;
 mod usage;
 mod util;

@@ -72,6 +72,11 @@ impl Sinkhorn {
         Self { epsilon, stop }
     }
 
+    /// Whether half-steps are counted, instead of iterating to a tolerance.
+    pub fn counts_half_steps(self) -> bool {
+        matches!(self.stop, SinkhornStop::HalfSteps(_))
+    }
+
     fn validate(self) -> Result<(), DynamicsError> {
         let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
             true => Ok(()),

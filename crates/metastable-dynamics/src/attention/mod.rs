@@ -1,9 +1,10 @@
 //! Attention kernels: Score x Normalization x Mask, evaluated by streaming over tokens.
 //!
 //! [`kernel`] names the choices; [`projections`] holds queries and keys of a cloud; [`streaming`] turns them into
-//! fields without ever holding n x n weights, [`sinkhorn`] where both marginals are normalised; [`statistics`] reads energies, leaders and, on demand, weights from them;
+//! fields without ever holding n x n weights, [`sinkhorn`] where both marginals are normalised; [`energy`] is what they climb or descend; [`statistics`] reads leaders and, on demand, weights from them;
 //! [`jacobian`] differentiates the fields, exactly and in the same memory.
 
+pub mod energy;
 mod exponential;
 pub mod jacobian;
 pub mod kernel;

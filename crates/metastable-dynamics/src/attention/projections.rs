@@ -1,6 +1,7 @@
 //! Queries and keys of a cloud, laid out for streaming.
 
 use super::kernel::{AttentionKernel, Mask, Score};
+use crate::head::Head;
 use crate::linalg::Matrix;
 
 /// Queries, keys and values of n tokens under one head.
@@ -38,6 +39,11 @@ impl Projections {
             keys: vec![0.0; count * width],
             values: vec![0.0; count * value_width],
         }
+    }
+
+    /// Empty buffers for n tokens under one head.
+    pub fn like(head: &Head, count: usize) -> Self {
+        Self::zeros(count, head.query().rows(), head.value().rows())
     }
 
     /// Fills queries Q x_i, keys K x_j, values V x_j from tokens [n, d] and [·, d] matrices. O(n d (2k + m)).

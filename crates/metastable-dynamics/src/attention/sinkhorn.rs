@@ -104,6 +104,18 @@ pub fn column_sums(projections: &Projections, options: Sinkhorn, potentials: &Po
     plan.apply(Side::Columns, Shifts { own: &potentials.column, other: &row }, &vec![1.0; row.len()])
 }
 
+/// W_ε = min over couplings π with uniform marginals of Σ_ij π_ij c_ij + ε KL(π | uniform), costs c_ij = -S_ij: at
+/// the optimum π = k/n² it is ε (mean f + mean g). O(n² k).
+///
+/// # References
+/// Castin et al. 2501.18322 and Peyré's book for the variational form \[via citation\]; the value \[derived\].
+pub fn transport_cost(projections: &Projections, options: Sinkhorn, potentials: &Potentials) -> f64 {
+    let plan = Plan::new(projections, options.epsilon);
+    let row = potentials.row.clone().unwrap_or_else(|| plan.half_step(Side::Rows, &potentials.column));
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    options.epsilon * (mean(&row) + mean(&potentials.column))
+}
+
 /// Calls `visit(i, weights, out_i)` with the weights k_ij/(n ε) of every row, from potentials solved for here; all
 /// weights are NaN where that fails.
 pub(super) fn for_each_row(

@@ -1,20 +1,24 @@
 //! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens, or the moments of one.
 //!
-//! [`particle`] moves tokens themselves (models M1, M3, M4, M5); [`rescaled`] moves z = e^{-tV} x (model M2), where
-//! clusters stand still; [`propagator`] holds e^{tV} in a form that never overflows; [`gaussian`] moves the mean and a
+//! [`particle`] moves tokens themselves (models M1, M3, M4, M5), normalised where [`placement`] says; [`rescaled`] moves z = e^{-tV} x (model M2), where
+//! clusters stand still; [`noise`] shakes either kind; [`propagator`] holds e^{tV} in a form that never overflows; [`gaussian`] moves the mean and a
 //! factor of the covariance of a Gaussian, where attention keeps Gaussians Gaussian.
 
 mod blocks;
 pub mod flow;
 pub mod gaussian;
+pub mod noise;
 pub mod particle;
+pub mod placement;
 pub mod propagator;
 pub mod rescaled;
 
 pub use blocks::Blocks;
 pub use flow::AttentionFlow;
 pub use gaussian::{GaussianFlow, GaussianKernel};
-pub use particle::{ParticleFlow, Placement};
+pub use noise::{Noise, NoisyFlow};
+pub use particle::{FeedForward, ParticleFlow};
+pub use placement::Placement;
 pub use rescaled::RescaledFlow;
 
 #[cfg(test)]

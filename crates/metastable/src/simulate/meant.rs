@@ -4,16 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::attention::AttentionKernel;
-use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement, RescaledFlow};
-use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
+use metastable_dynamics::field::{FeedForward, Noise};
+use metastable_dynamics::geometry::{Geometry, Spheres};
 use metastable_dynamics::head::Target;
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
-use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Tokens};
+use metastable_dynamics::{Head, LowRankUpdate, Tokens};
 
+use super::depth::{Layer, Run};
 use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
 use super::seed::MOST_VALUES;
-use super::written::{Coordinates, GeometryName, HeadConfig, LoraConfig, SimulateConfig, TargetName, TimeConfig};
+use super::written::{
+    Coordinates, GeometryName, HeadConfig, LoraConfig, PlacementName, SimulateConfig, TargetName, TimeConfig,
+};
 use crate::error::LabError;
 
 /// Relative tolerance per token where the config gives none: clusters come out to about 1e-9.
@@ -28,10 +31,16 @@ pub struct Simulation {
     pub config: SimulateConfig,
     /// The initial tokens, on the sphere if that is where they live.
     pub tokens: Tokens,
-    /// The heads of the base run.
+    /// The heads of the base run; of its first layer, where weights change with depth.
     pub heads: Vec<Head>,
-    /// The heads of the twin, if any update was given.
+    /// The heads of the twin, if any update was given; of its first layer.
     pub adapted: Option<Vec<Head>>,
+    /// All layers: those heads, and those that follow.
+    pub layers: Vec<Layer>,
+    /// The linear layer beside attention.
+    pub feed_forward: Option<FeedForward>,
+    /// Noise on every token.
+    pub noise: Option<Noise>,
     /// The kernel.
     pub kernel: AttentionKernel,
     /// Times to save, the first is 0.
@@ -58,15 +67,14 @@ impl Simulation {
         let mut inputs = Inputs::new(file);
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
-        let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;
-        if config.head.is_empty() {
-            return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
-        }
-        let read_head = |(h, head): (usize, &HeadConfig)| read_head(h, head, tokens.dim(), &mut inputs);
-        let heads = config.head.iter().enumerate().map(read_head).collect::<Result<Vec<_>, _>>()?;
-        let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
+        super::depth::check_space(&config, &inputs)?;
+        let tokens = place(tokens, &config, &inputs, &mut warnings)?;
+        let layers = super::depth::layers(&config, tokens.dim(), &mut inputs)?;
+        let (heads, adapted) = (layers[0].heads.clone(), layers[0].adapted.clone());
+        let feed_forward = super::depth::feed_forward(&config, tokens.dim(), &mut inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
         let solver = solver(&config.time, &inputs)?;
+        let noise = super::depth::noise(&config, &solver, &times, &inputs)?;
         let kernel = super::kernel::kernel(&config.kernel, &solver, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
@@ -81,6 +89,9 @@ impl Simulation {
             tokens,
             heads,
             adapted,
+            layers,
+            feed_forward,
+            noise,
             kernel,
             times,
             solver,
@@ -88,48 +99,14 @@ impl Simulation {
             inputs: inputs_read,
             warnings,
         };
-        for heads in std::iter::once(&simulation.heads).chain(&simulation.adapted) {
-            let flow = simulation.flow(heads).map_err(|source| inputs.refused("head", source))?;
-            super::kernel::require_a_field(&flow, simulation.tokens.as_slice(), &inputs)?;
+        for run in [Run::Base, Run::Adapted].into_iter().filter(|run| *run == Run::Base || simulation.adapted.is_some())
+        {
+            let flows = simulation.flows(run).map_err(|source| inputs.refused("head", source))?;
+            super::kernel::require_a_field(flows.at(0.0), simulation.tokens.as_slice(), &inputs)?;
         }
         let Simulation { config, kernel, heads, adapted, .. } = &simulation;
         simulation.cascade = super::cascade::setting(config, kernel, heads, adapted.as_deref(), &inputs)?;
         Ok(simulation)
-    }
-
-    /// The flow of these tokens under `heads`.
-    ///
-    /// # Errors
-    /// [`DynamicsError`] if heads, kernel and coordinates do not fit together.
-    pub fn flow(&self, heads: &[Head]) -> Result<AttentionFlow, DynamicsError> {
-        let n = self.tokens.count();
-        if self.config.space.coordinates == Coordinates::Rescaled {
-            let [head] = heads else {
-                return Err(DynamicsError::Domain {
-                    name: "space.coordinates".into(),
-                    expected: "one head for \"rescaled\"".into(),
-                    found: format!("{} heads", heads.len()),
-                });
-            };
-            let flow = match self.layer_step() {
-                Some(step) => RescaledFlow::layers(head.clone(), self.kernel, n, step)?,
-                None => RescaledFlow::new(head.clone(), self.kernel, n)?,
-            };
-            return Ok(AttentionFlow::Rescaled(Box::new(flow)));
-        }
-        let placement = match (self.config.space.geometry, self.config.time.layers) {
-            (GeometryName::Sphere, None) => Placement::Tangent,
-            _ => Placement::Ambient,
-        };
-        Ok(AttentionFlow::Particle(ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?))
-    }
-
-    /// The space of the cloud.
-    pub fn geometry(&self) -> Box<dyn Geometry> {
-        match self.config.space.geometry {
-            GeometryName::Euclidean => Box::new(Euclidean),
-            GeometryName::Sphere => Box::new(Spheres { dim: self.tokens.dim() }),
-        }
     }
 
     /// The step T / L of discrete layers.
@@ -141,11 +118,16 @@ impl Simulation {
 /// Puts tokens on the space they live in; says so if that moves them.
 fn place(
     tokens: Tokens,
-    geometry: GeometryName,
+    config: &SimulateConfig,
     inputs: &Inputs,
     warnings: &mut Vec<String>,
 ) -> Result<Tokens, LabError> {
-    if geometry == GeometryName::Euclidean {
+    let begins_on_sphere =
+        config.space.geometry == GeometryName::Sphere || config.space.placement == Some(PlacementName::Mix);
+    if !begins_on_sphere {
+        if config.space.placement.is_some() && tokens.view().iter().any(|token| token.iter().all(|c| *c == 0.0)) {
+            return Err(inputs.wrong("tokens", "tokens other than 0 where they are normalised", "a zero token"));
+        }
         return Ok(tokens);
     }
     let dim = tokens.dim();
@@ -160,8 +142,9 @@ fn place(
     Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
 }
 
-fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
-    let key = |name: &str| format!("head[{h}].{name}");
+/// One head; `place` is its table, as "head[0]".
+pub(super) fn read_head(place: &str, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
+    let key = |name: &str| format!("{place}.{name}");
     // Words and scalars mean a square matrix; rows and files bring their own number of rows.
     let fixed = |matrix: &MatrixConfig| {
         let scalar = matches!(matrix, MatrixConfig::Identity | MatrixConfig::Zero | MatrixConfig::Scalar(_));
@@ -174,11 +157,11 @@ fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> R
         Some(output) => Some(inputs.matrix(&key("output"), output, Some(d), value.rows())?),
         None => None,
     };
-    Head::new(query, key_matrix, value, output).map_err(|source| inputs.refused(&format!("head[{h}]"), source))
+    Head::new(query, key_matrix, value, output).map_err(|source| inputs.refused(place, source))
 }
 
 /// Adds every update to the heads it names.
-fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
+pub(super) fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
     if loras.is_empty() {
         return Ok(None);
     }

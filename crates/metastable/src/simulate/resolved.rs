@@ -27,12 +27,13 @@ pub fn resolved(config: &SimulateConfig, file: &Path) -> Result<String, LabError
 
 /// The names of all files in a config.
 fn files(config: &mut SimulateConfig) -> Vec<&mut String> {
-    let heads = config.head.iter_mut();
+    let heads = config.head.iter_mut().chain(config.layer.iter_mut().flat_map(|layer| &mut layer.head));
     let heads = heads
         .flat_map(|head| [Some(&mut head.query), Some(&mut head.key), Some(&mut head.value), head.output.as_mut()]);
     let loras = config.lora.0.iter_mut();
     let loras = loras.flat_map(|lora| [lora.a.as_mut(), lora.b.as_mut(), lora.delta.as_mut()]);
     let matrices = heads.chain(loras).chain([config.tokens.covariance.as_mut()]).flatten();
+    let matrices = matrices.chain(config.feed_forward.as_mut().map(|layer| &mut layer.weight));
     let of_matrix = |matrix| match matrix {
         &mut MatrixConfig::File(ref mut file, _) => Some(file),
         _ => None,
