@@ -63,7 +63,7 @@ pub struct ParticleFlow {
     count: usize,
     dim: usize,
     placement: Placement,
-    feed_forward: Option<FeedForward>,
+    feed_forward: Option<Box<FeedForward>>,
     scratch: Mutex<Scratch>,
 }
 
@@ -71,7 +71,7 @@ pub struct ParticleFlow {
 struct Scratch {
     projections: Vec<Projections>,
     messages: Vec<f64>,
-    failure: Option<DynamicsError>,
+    failure: Option<Box<DynamicsError>>,
 }
 
 impl ParticleFlow {
@@ -107,7 +107,7 @@ impl ParticleFlow {
         if found != d {
             return Err(DynamicsError::shape("feed_forward", format!("d = {d}"), format!("d = {found}")));
         }
-        Ok(Self { feed_forward: Some(feed_forward), ..self })
+        Ok(Self { feed_forward: Some(Box::new(feed_forward)), ..self })
     }
 
     /// Where tokens are normalised.
@@ -117,7 +117,7 @@ impl ParticleFlow {
 
     /// The linear layer beside attention.
     pub fn feed_forward(&self) -> Option<&FeedForward> {
-        self.feed_forward.as_ref()
+        self.feed_forward.as_deref()
     }
 
     /// The heads.
@@ -254,7 +254,7 @@ impl ParticleFlow {
 
     /// Why the last evaluation or product gave no numbers, if it did not: Sinkhorn that did not converge.
     pub fn failure(&self) -> Option<DynamicsError> {
-        self.lock().failure.clone()
+        self.lock().failure.as_deref().cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Scratch> {
@@ -272,7 +272,7 @@ impl ParticleFlow {
             .and_then(|potentials| sinkhorn::jvp(projections, tangents, options, &potentials, out));
         if let Err(error) = product {
             out.fill(f64::NAN);
-            self.lock().failure = Some(error);
+            self.lock().failure = Some(Box::new(error));
         }
     }
 
@@ -283,7 +283,7 @@ impl ParticleFlow {
             .and_then(|potentials| sinkhorn::vjp(projections, options, &potentials, cotangent));
         let (n, k) = (self.count, projections.width());
         let [queries, keys, values] = product.unwrap_or_else(|error| {
-            self.lock().failure = Some(error);
+            self.lock().failure = Some(Box::new(error));
             [vec![f64::NAN; n * k], vec![f64::NAN; n * k], vec![f64::NAN; cotangent.len()]]
         });
         Cotangents { queries, keys, values }
@@ -325,7 +325,7 @@ impl ParticleFlow {
                         sinkhorn::attend(projections, options, &potentials, messages);
                     }
                     Err(error) => {
-                        *failure = Some(error);
+                        *failure = Some(Box::new(error));
                         next.clear();
                         return velocity.fill(f64::NAN);
                     }
