@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod attention;
+pub mod balance;
 pub mod closed_form;
 pub mod error;
 pub mod field;

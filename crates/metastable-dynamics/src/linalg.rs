@@ -1,15 +1,33 @@
 //! The few matrices and decompositions we use; products and decompositions come from `nalgebra`.
 
 use nalgebra::{DMatrix, DMatrixView, Dyn};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{DynamicsError, require_finite};
 
 /// A dense row-major matrix of f64, at least 1 x 1, all entries finite at construction.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Matrix {
     rows: usize,
     columns: usize,
     values: Vec<f64>,
+}
+
+/// A matrix as stored: checked like any other before it is one.
+#[derive(Deserialize)]
+struct Written {
+    rows: usize,
+    columns: usize,
+    values: Vec<f64>,
+}
+
+impl TryFrom<Written> for Matrix {
+    type Error = DynamicsError;
+
+    fn try_from(written: Written) -> Result<Self, DynamicsError> {
+        Self::new("stored matrix", written.rows, written.columns, written.values)
+    }
 }
 
 impl Matrix {
@@ -18,7 +36,7 @@ impl Matrix {
     /// # Errors
     /// [`DynamicsError::Shape`] if a side is 0 or the length differs; [`DynamicsError::NotFinite`].
     pub fn new(name: &str, rows: usize, columns: usize, values: Vec<f64>) -> Result<Self, DynamicsError> {
-        if rows == 0 || columns == 0 || values.len() != rows * columns {
+        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(values.len()) {
             return Err(DynamicsError::shape(
                 name,
                 format!("[{rows}, {columns}] with both sides >= 1"),
@@ -103,6 +121,16 @@ impl Matrix {
     pub fn add_scaled(&self, scale: f64, other: &Self) -> Self {
         assert_eq!((self.rows, self.columns), (other.rows, other.columns), "sum of equal shapes");
         let values = self.values.iter().zip(&other.values).map(|(a, b)| a + scale * b).collect();
+        Self { values, ..*self }
+    }
+
+    /// f of each pair of entries of two matrices of equal shape; trusts f to give finite numbers.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn zip_with(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        assert_eq!((self.rows, self.columns), (other.rows, other.columns), "entries of equal shapes");
+        let values = self.values.iter().zip(&other.values).map(|(a, b)| f(*a, *b)).collect();
         Self { values, ..*self }
     }
 
@@ -231,6 +259,25 @@ impl Matrix {
             return Ok(Self::from_fn(self.rows, self.rows, |i, j| if i == j { self.at(i, i).exp() } else { 0.0 }));
         }
         Ok(Self::from_transposed(&self.transposed().clone_owned().exp()))
+    }
+
+    /// The thin QR factors of a matrix: Q [rows, k] with orthonormal columns, R [k, columns] upper triangular,
+    /// k = min(rows, columns). Householder, 2·columns²·rows operations.
+    pub fn thin_qr(&self) -> (Self, Self) {
+        let (q, r) = self.transposed().transpose().qr().unpack();
+        (Self::from_transposed(&q.transpose()), Self::from_transposed(&r.transpose()))
+    }
+
+    /// The orthogonal matrix nearest to a square matrix in the Frobenius norm: U Vᵀ of its singular value
+    /// decomposition, so the signs of singular pairs do not matter.
+    ///
+    /// # Errors
+    /// [`DynamicsError::Shape`] if not square; [`DynamicsError::Decomposition`].
+    pub fn nearest_orthogonal(&self) -> Result<Self, DynamicsError> {
+        self.require_square("nearest orthogonal matrix")?;
+        let svd = self.transposed().clone_owned().try_svd(true, true, f64::EPSILON, MAX_SWEEPS);
+        let factors = svd.and_then(|svd| svd.u.zip(svd.v_t)).ok_or_else(|| failed("singular value decomposition"))?;
+        Ok(Self::from_transposed(&(factors.0 * factors.1)))
     }
 
     fn require_square(&self, name: &str) -> Result<(), DynamicsError> {

@@ -111,6 +111,12 @@ pub enum ModelError {
         /// The value.
         found: String,
     },
+    /// Scores of tokens were asked of a model without an output map.
+    #[error("logits: expected a decoder with its output map, found a {family} checkpoint without one")]
+    NoOutput {
+        /// `model_type`.
+        family: &'static str,
+    },
     /// Finite weights led to an infinite or undefined hidden state.
     #[error("the hidden states overflow: token {token} of level {level} is not finite")]
     NotFinite {

@@ -9,6 +9,7 @@ use nalgebra::DMatrix;
 use crate::error::ModelError;
 use crate::linear::Linear;
 use crate::transformer::Attention;
+use crate::transformer::norm::Norm;
 
 /// Singular values and eigenvalues of a head's circuits, xᵀ(QᵀK)y and W V.
 ///
@@ -73,17 +74,26 @@ impl HeadSpectrum {
 }
 
 /// The heads of a layer in f64: query (scaled by 1/sqrt(head_dim)), key and value [head_dim, d], output [d, head_dim].
-pub(crate) fn heads(attention: &Attention, hidden: usize, head_dim: usize) -> Result<Vec<Head>, ModelError> {
+///
+/// Query heads of one group come with the same key and value. Gains of norms of queries and keys (Qwen 3) are factors of
+/// their rows; the normalisation itself depends on the token and is left out. Rotations (RoPE) are left out: the circuit
+/// is that of two tokens at the same place.
+pub(crate) fn heads(attention: &Attention) -> Result<Vec<Head>, ModelError> {
+    let head_dim = attention.head_dim;
     let scale = 1.0 / (head_dim as f64).sqrt();
-    let rows = |map: &Linear, first: usize, scale: f64| {
-        Matrix::from_fn(head_dim, hidden, |i, j| scale * f64::from(map.row(first + i)[j]))
+    let rows = |map: &Linear, first: usize, norm: Option<&Norm>, scale: f64| {
+        let factor = |i: usize| scale * norm.map_or(1.0, |norm| f64::from(norm.gain()[i]));
+        Matrix::from_fn(head_dim, map.inputs(), |i, j| factor(i) * f64::from(map.row(first + i)[j]))
     };
-    let head = |first: usize| {
-        let output = Matrix::from_fn(hidden, head_dim, |i, j| f64::from(attention.output.row(i)[first + j]));
-        let query = rows(&attention.query, first, scale);
-        Head::new(query, rows(&attention.key, first, 1.0), rows(&attention.value, first, 1.0), Some(output))
+    let head = |head: usize| {
+        let (first, shared) = (head * head_dim, attention.group(head) * head_dim);
+        let output =
+            Matrix::from_fn(attention.output.outputs(), head_dim, |i, j| f64::from(attention.output.row(i)[first + j]));
+        let query = rows(&attention.query, first, attention.query_norm.as_ref(), scale);
+        let key = rows(&attention.key, shared, attention.key_norm.as_ref(), 1.0);
+        Ok(Head::new(query, key, rows(&attention.value, shared, None, 1.0), Some(output))?)
     };
-    (0..hidden / head_dim).map(|h| Ok(head(h * head_dim)?)).collect()
+    (0..attention.heads).map(head).collect()
 }
 
 /// A small matrix with the singular values of leftᵀ right, for left [k, d] and right [k, e]: R₁R₂ᵀ of the thin QR

@@ -21,9 +21,10 @@ mod names;
 pub mod probe;
 mod product;
 pub mod text;
+pub mod train;
 mod transformer;
 
-pub use config::Config;
+pub use config::{Config, Family};
 pub use error::{ModelError, ModelErrorKind};
 pub use heads::HeadSpectrum;
 pub use model::{Input, Model, Summary};

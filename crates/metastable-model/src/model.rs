@@ -123,7 +123,7 @@ impl Model {
             layers: self.config.layers,
             hidden: self.config.hidden,
             heads: self.config.heads,
-            kv_heads: self.config.heads,
+            kv_heads: self.config.kv_heads,
             vocab: self.config.vocab,
             parameters: self.parameters,
         }
@@ -157,6 +157,17 @@ impl Model {
         Hidden::new(self.config.hidden, input.keep.clone(), levels)
     }
 
+    /// The scores of all tokens of the vocabulary as the next one, [n, vocab] row-major: W·(last level, after the final
+    /// norm). O(n·vocab·d).
+    ///
+    /// # Errors
+    /// [`ModelError::NoOutput`] for encoders, and for decoders saved without their head.
+    pub fn logits(&self, hidden: &Hidden) -> Result<Vec<f32>, ModelError> {
+        self.require_states(hidden)?;
+        let refusal = || ModelError::NoOutput { family: self.config.family.name() };
+        self.transformer.logits(hidden.last()).ok_or_else(refusal)
+    }
+
     /// The attention weights P_ij of one head of block `layer` (from 0) at the tokens of level `layer`: row i says how
     /// token i looks at all tokens. [n, n], padding included; padded columns are exactly 0.
     ///
@@ -169,11 +180,7 @@ impl Model {
         if head >= self.config.heads {
             return Err(ModelError::input("head", format!("a number below {}", self.config.heads), head));
         }
-        if (hidden.dim(), hidden.levels()) != (self.config.hidden, self.config.layers + 1) {
-            let shape = |levels, dim| format!("{levels} levels of width {dim}");
-            let expected = shape(self.config.layers + 1, self.config.hidden);
-            return Err(ModelError::input("hidden states", expected, shape(hidden.levels(), hidden.dim())));
-        }
+        self.require_states(hidden)?;
         let weights = self.transformer.attention_weights(hidden.level(layer), hidden.keep(), layer, head);
         let weights = weights.iter().map(|weight| f64::from(*weight)).collect();
         Ok(Matrix::new("attention weights", hidden.count(), hidden.count(), weights)?)
@@ -186,7 +193,7 @@ impl Model {
     /// [`ModelError::Input`] if there is no such layer.
     pub fn head_matrices(&self, layer: usize) -> Result<Vec<Head>, ModelError> {
         self.require_layer(layer)?;
-        heads(self.transformer.attention(layer), self.config.hidden, self.config.head_dim())
+        heads(&self.transformer.block(layer).attention)
     }
 
     /// The spectra of the QK and OV circuits of all heads of block `layer` (from 0). O(heads·d·head_dim²).
@@ -195,6 +202,15 @@ impl Model {
     /// As [`Model::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
         self.head_matrices(layer)?.iter().map(HeadSpectrum::of).collect()
+    }
+
+    fn require_states(&self, hidden: &Hidden) -> Result<(), ModelError> {
+        if (hidden.dim(), hidden.levels()) != (self.config.hidden, self.config.layers + 1) {
+            let shape = |levels, dim| format!("{levels} levels of width {dim}");
+            let expected = shape(self.config.layers + 1, self.config.hidden);
+            return Err(ModelError::input("hidden states", expected, shape(hidden.levels(), hidden.dim())));
+        }
+        Ok(())
     }
 
     fn require_layer(&self, layer: usize) -> Result<(), ModelError> {

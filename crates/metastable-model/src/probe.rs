@@ -3,13 +3,19 @@
 use metastable_dynamics::Tokens;
 
 use crate::error::ModelError;
+use crate::transformer::Levels;
 
 /// The hidden states of one text: level 0 are the embeddings, level l the output of block l.
+///
+/// Families that normalise before their blocks normalise once more behind the last one. [`Hidden::level`] is the stream
+/// before that norm at every level; [`Hidden::last`], [`Hidden::tokens`] and [`Hidden::trajectory`] give the last level
+/// after it, as `transformers` does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hidden {
     dim: usize,
     keep: Vec<bool>,
     levels: Vec<Vec<f32>>,
+    normed: Option<Vec<f32>>,
 }
 
 impl Hidden {
@@ -17,13 +23,15 @@ impl Hidden {
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] naming the first level and token.
-    pub(crate) fn new(dim: usize, keep: Vec<bool>, levels: Vec<Vec<f32>>) -> Result<Self, ModelError> {
-        for (level, values) in levels.iter().enumerate() {
+    pub(crate) fn new(dim: usize, keep: Vec<bool>, levels: Levels) -> Result<Self, ModelError> {
+        let Levels { stream, normed } = levels;
+        let last = normed.iter().map(|normed| (stream.len() - 1, normed));
+        for (level, values) in stream.iter().enumerate().chain(last) {
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                 return Err(ModelError::NotFinite { level, token: index / dim });
             }
         }
-        Ok(Self { dim, keep, levels })
+        Ok(Self { dim, keep, levels: stream, normed })
     }
 
     /// The number of positions n, padding included.
@@ -46,7 +54,7 @@ impl Hidden {
         &self.keep
     }
 
-    /// All numbers of a level, [n, d] row-major, padding included.
+    /// All numbers of a level of the stream, before the final norm, [n, d] row-major, padding included.
     ///
     /// # Panics
     /// If `level >= levels()`.
@@ -54,7 +62,36 @@ impl Hidden {
         &self.levels[level]
     }
 
-    /// The cloud of a level, padding left out, in f64.
+    /// The last level after the final norm, [n, d]; none in families that have no such norm.
+    pub fn normed(&self) -> Option<&[f32]> {
+        self.normed.as_deref()
+    }
+
+    /// What the model hands on: the last level, after the final norm where there is one; [n, d].
+    pub fn last(&self) -> &[f32] {
+        self.shown(self.levels() - 1)
+    }
+
+    /// The numbers of a level as `transformers` lists them.
+    fn shown(&self, level: usize) -> &[f32] {
+        match &self.normed {
+            Some(normed) if level + 1 == self.levels() => normed,
+            _ => &self.levels[level],
+        }
+    }
+
+    /// The cloud of the last level before the final norm, padding left out; none in families that have no such norm.
+    ///
+    /// # Errors
+    /// As [`Hidden::tokens`].
+    pub fn before_final_norm(&self) -> Result<Option<Tokens>, ModelError> {
+        match &self.normed {
+            Some(_) => self.cloud(&self.levels[self.levels() - 1]).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The cloud of a level, padding left out, in f64; the last one after the final norm.
     ///
     /// # Panics
     /// If `level >= levels()`.
@@ -62,7 +99,11 @@ impl Hidden {
     /// # Errors
     /// None that a forward pass can cause; shapes are those of the model.
     pub fn tokens(&self, level: usize) -> Result<Tokens, ModelError> {
-        let kept = self.kept(level).flatten().map(|x| f64::from(*x)).collect();
+        self.cloud(self.shown(level))
+    }
+
+    fn cloud(&self, values: &[f32]) -> Result<Tokens, ModelError> {
+        let kept = self.kept(values).flatten().map(|x| f64::from(*x)).collect();
         Ok(Tokens::new(self.dim, kept)?)
     }
 
@@ -78,7 +119,7 @@ impl Hidden {
     /// A mean of norm 0 stays 0.
     pub fn pooled(&self) -> Vec<f64> {
         let mut mean = vec![0.0; self.dim];
-        for token in self.kept(self.levels() - 1) {
+        for token in self.kept(self.last()) {
             for (sum, x) in mean.iter_mut().zip(token) {
                 *sum += f64::from(*x);
             }
@@ -88,7 +129,7 @@ impl Hidden {
         mean
     }
 
-    fn kept(&self, level: usize) -> impl Iterator<Item = &[f32]> {
-        self.levels[level].chunks_exact(self.dim).zip(&self.keep).filter(|(_, keep)| **keep).map(|(token, _)| token)
+    fn kept<'a>(&'a self, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
+        values.chunks_exact(self.dim).zip(&self.keep).filter(|(_, keep)| **keep).map(|(token, _)| token)
     }
 }

@@ -1,24 +1,22 @@
-//! BERT: keys with or without the `bert.` prefix (a task head adds it), norms as weight/bias or, in files that came
+//! BERT and RoBERTa: keys with or without the prefix that a task head adds, norms as weight/bias or, in files that came
 //! from TensorFlow, gamma/beta.
 
-use super::{LayerParameter, Parameter, Part};
+use super::{LayerParameter, Parameter, Part, Spelling, linear, norm, rows, with_and_without};
 
-pub(super) fn spellings(parameter: Parameter) -> Vec<String> {
-    let bare = match parameter {
+pub(super) fn spellings(prefix: &str, parameter: Parameter) -> Vec<Spelling> {
+    let names = match parameter {
         Parameter::TokenEmbedding => vec!["embeddings.word_embeddings.weight".to_owned()],
         Parameter::PositionEmbedding => vec!["embeddings.position_embeddings.weight".to_owned()],
         Parameter::SegmentEmbedding => vec!["embeddings.token_type_embeddings.weight".to_owned()],
         Parameter::EmbeddingNorm(part) => norm("embeddings.LayerNorm", part),
         Parameter::Layer(layer, of, part) => in_layer(&format!("encoder.layer.{layer}"), of, part),
+        Parameter::EmbeddingProjection(_) | Parameter::FinalNorm(_) | Parameter::Output => vec![],
     };
-    bare.iter().cloned().chain(bare.iter().map(|name| format!("bert.{name}"))).collect()
+    rows(with_and_without(prefix, names))
 }
 
 fn in_layer(layer: &str, of: LayerParameter, part: Part) -> Vec<String> {
-    let linear = |path: &str| match part {
-        Part::Weight => vec![format!("{layer}.{path}.weight")],
-        Part::Bias => vec![format!("{layer}.{path}.bias")],
-    };
+    let linear = |path: &str| linear(&format!("{layer}.{path}"), part);
     match of {
         LayerParameter::Query => linear("attention.self.query"),
         LayerParameter::Key => linear("attention.self.key"),
@@ -28,13 +26,7 @@ fn in_layer(layer: &str, of: LayerParameter, part: Part) -> Vec<String> {
         LayerParameter::FeedForwardIn => linear("intermediate.dense"),
         LayerParameter::FeedForwardOut => linear("output.dense"),
         LayerParameter::FeedForwardNorm => norm(&format!("{layer}.output.LayerNorm"), part),
-    }
-}
-
-fn norm(path: &str, part: Part) -> Vec<String> {
-    match part {
-        Part::Weight => vec![format!("{path}.weight"), format!("{path}.gamma")],
-        Part::Bias => vec![format!("{path}.bias"), format!("{path}.beta")],
+        LayerParameter::QueryNorm | LayerParameter::KeyNorm | LayerParameter::FeedForwardGate => vec![],
     }
 }
 
@@ -44,9 +36,11 @@ mod tests {
 
     #[test]
     fn prefixed_and_bare_spellings_are_both_offered() {
-        let query = spellings(Parameter::Layer(3, LayerParameter::Query, Part::Bias));
+        let names = |parameter| spellings("bert", parameter).into_iter().map(|s| s.name).collect::<Vec<_>>();
+        let query = names(Parameter::Layer(3, LayerParameter::Query, Part::Bias));
         let bare = "encoder.layer.3.attention.self.query.bias";
         assert_eq!(query, [bare.to_owned(), format!("bert.{bare}")]);
-        assert!(spellings(Parameter::EmbeddingNorm(Part::Weight)).contains(&"bert.embeddings.LayerNorm.gamma".into()));
+        let norms = names(Parameter::EmbeddingNorm(Part::Weight));
+        assert!(norms.contains(&"bert.embeddings.LayerNorm.gamma".into()));
     }
 }

@@ -3,10 +3,12 @@
 use crate::config::Activation;
 
 /// Applies the nonlinearity to every entry.
-pub(super) fn activate(activation: Activation, values: &mut [f32]) {
+pub(crate) fn activate(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
         Activation::GeluTanh => values.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+        Activation::Silu => values.iter_mut().for_each(|x| *x = silu(*x)),
+        Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
     }
 }
 
@@ -28,6 +30,15 @@ fn gelu(x: f32) -> f32 {
 fn gelu_tanh(x: f32) -> f32 {
     let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
+}
+
+/// x / (1 + e^{-x}).
+///
+/// # References
+/// S. Elfwing, E. Uchibe, K. Doya, "Sigmoid-weighted linear units", 2017, equation 1 \[2nd\].
+#[inline]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
 }
 
 /// The error function, as x·P(x²)/Q(x²) for |x| < 3.84 and ±1 beyond; absolute error below 6e-8, half a rounding of

@@ -1,44 +1,55 @@
-//! One forward pass for all families, in f32: embeddings, then blocks; choices are enums of the config.
+//! One forward pass for all families, in f32: embeddings, blocks, output; choices are enums of the config.
 //!
 //! Row-major [n, hidden] everywhere. Parallel over tokens and heads in fixed blocks, never over a sum, so the result is
 //! identical to the bit on any number of threads of one machine (machines with other vector widths may round otherwise).
 
-mod activation;
-mod attention;
-mod embedding;
-mod norm;
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod block;
+pub(crate) mod embedding;
+pub(crate) mod feed_forward;
+pub(crate) mod norm;
+pub(crate) mod rotation;
 
 use crate::checkpoint::Tensors;
-use crate::config::{Activation, Config};
+use crate::config::{Config, NormPlace, OutputHead, Position};
 use crate::error::ModelError;
-use crate::linear::Linear;
-use crate::names::{LayerParameter, Parameter};
-use activation::activate;
+use crate::linear::{Constant, Linear};
+use crate::names::Parameter;
 pub(crate) use attention::Attention;
+use attention::{Scene, lookback};
+use block::Block;
 use embedding::Embedding;
-use norm::LayerNorm;
+use norm::Norm;
+use rotation::Rotation;
 
-/// Embeddings and blocks of a model.
+/// Everything between ids and scores.
 #[derive(Debug, Clone)]
 pub(crate) struct Transformer {
-    embedding: Embedding,
-    blocks: Vec<Block>,
+    pub(crate) config: Config,
+    pub(crate) embedding: Embedding,
+    /// The distinct blocks; [`Config::block_of`] says which of them a layer is.
+    pub(crate) blocks: Vec<Block>,
+    /// After the last block, in families that normalise before their blocks.
+    pub(crate) final_norm: Option<Norm>,
+    output: Output,
 }
 
-/// One layer: x ← LN(x + attention(x)); x ← LN(x + feed_forward(x)).
-///
-/// # References
-/// J. Devlin et al., "BERT", 2018, after A. Vaswani et al., "Attention is all you need", 2017, section 3.1 [2nd].
+/// Where scores of tokens come from.
 #[derive(Debug, Clone)]
-struct Block {
-    attention: Attention,
-    attention_norm: LayerNorm,
-    feed_forward_in: Linear,
-    feed_forward_out: Linear,
-    feed_forward_norm: LayerNorm,
-    activation: Activation,
-    hidden: usize,
-    intermediate: usize,
+enum Output {
+    None,
+    Tied,
+    Own(Linear),
+}
+
+/// The stream at every level, and its last level once more after the final norm.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Levels {
+    /// L + 1 clouds [n, hidden].
+    pub(crate) stream: Vec<Vec<f32>>,
+    /// [n, hidden], where the family has a final norm.
+    pub(crate) normed: Option<Vec<f32>>,
 }
 
 impl Transformer {
@@ -48,66 +59,72 @@ impl Transformer {
     /// [`ModelError::Tensor`] naming the first that is missing or does not fit.
     pub(crate) fn load(tensors: &Tensors<'_>, config: &Config) -> Result<Self, ModelError> {
         let embedding = Embedding::load(tensors, config)?;
-        let blocks = (0..config.layers).map(|layer| Block::load(tensors, config, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { embedding, blocks })
-    }
-
-    /// The hidden states of all levels, L + 1 clouds [n, hidden]; trusts ids and mask.
-    pub(crate) fn forward(&self, ids: &[u32], keep: &[bool]) -> Vec<Vec<f32>> {
-        let mut levels = Vec::with_capacity(self.blocks.len() + 1);
-        let mut tokens = self.embedding.apply(ids);
-        for block in &self.blocks {
-            let next = block.apply(&tokens, keep);
-            levels.push(std::mem::replace(&mut tokens, next));
-        }
-        levels.push(tokens);
-        levels
-    }
-
-    /// The attention weights [n, n] of a head of a layer at the tokens that enter the layer.
-    pub(crate) fn attention_weights(&self, tokens: &[f32], keep: &[bool], layer: usize, head: usize) -> Vec<f32> {
-        self.blocks[layer].attention.head_weights(tokens, keep, head)
-    }
-
-    /// The attention maps of a layer.
-    pub(crate) fn attention(&self, layer: usize) -> &Attention {
-        &self.blocks[layer].attention
-    }
-}
-
-impl Block {
-    fn load(tensors: &Tensors<'_>, config: &Config, layer: usize) -> Result<Self, ModelError> {
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
-        let norm = |of| LayerNorm::load(tensors, |part| Parameter::Layer(layer, of, part), hidden, config.norm_epsilon);
-        let linear = |of, shape| Linear::load(tensors, layer, of, shape);
-        Ok(Self {
-            attention: Attention::load(tensors, config, layer)?,
-            attention_norm: norm(LayerParameter::AttentionNorm)?,
-            feed_forward_in: linear(LayerParameter::FeedForwardIn, [intermediate, hidden])?,
-            feed_forward_out: linear(LayerParameter::FeedForwardOut, [hidden, intermediate])?,
-            feed_forward_norm: norm(LayerParameter::FeedForwardNorm)?,
-            activation: config.activation,
-            hidden,
-            intermediate,
-        })
-    }
-
-    fn apply(&self, tokens: &[f32], keep: &[bool]) -> Vec<f32> {
-        let hidden = self.hidden;
-        let residual = |stream: &[f32], first: usize, block: &mut [f32], norm: &LayerNorm| {
-            norm.add_and_apply(&stream[first * hidden..first * hidden + block.len()], block);
+        let blocks = (0..config.distinct_layers).map(|layer| Block::load(tensors, config, layer));
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        let final_norm = match config.norm_place {
+            NormPlace::Before => {
+                let kind = (config.norm, config.norm_epsilon);
+                Some(Norm::load(tensors, Parameter::FinalNorm, config.hidden, kind)?)
+            }
+            NormPlace::After => None,
         };
-        let messages = self.attention.messages(tokens, keep);
-        let mut attended = vec![0.0; tokens.len()];
-        self.attention.output.apply_then(&messages, &mut attended, |first, block| {
-            residual(tokens, first, block, &self.attention_norm);
-        });
-        let mut inner = vec![0.0; keep.len() * self.intermediate];
-        self.feed_forward_in.apply_then(&attended, &mut inner, |_, block| activate(self.activation, block));
-        let mut next = messages;
-        self.feed_forward_out.apply_then(&inner, &mut next, |first, block| {
-            residual(&attended, first, block, &self.feed_forward_norm);
-        });
-        next
+        let output = match config.output {
+            OutputHead::Tied => Output::Tied,
+            // A checkpoint saved without its head still has hidden states.
+            OutputHead::Untied if tensors.has(Parameter::Output) => {
+                let shape = [config.vocab, config.hidden];
+                Output::Own(Linear::load_as(tensors, |_| Parameter::Output, shape, Constant::Without)?)
+            }
+            _ => Output::None,
+        };
+        Ok(Self { config: config.clone(), embedding, blocks, final_norm, output })
+    }
+
+    /// The hidden states of all levels; trusts ids and mask.
+    pub(crate) fn forward(&self, ids: &[u32], keep: &[bool]) -> Levels {
+        let rotation = self.rotation(ids.len());
+        let mut stream = vec![self.embedding.apply(ids)];
+        for layer in 0..self.config.layers {
+            let next = self.block(layer).apply(&stream[layer], &self.scene(layer, keep, rotation.as_ref()));
+            stream.push(next);
+        }
+        let normed = self.final_norm.as_ref().map(|norm| norm.map(&stream[self.config.layers]));
+        Levels { stream, normed }
+    }
+
+    /// The block that layer `layer` applies.
+    pub(crate) fn block(&self, layer: usize) -> &Block {
+        &self.blocks[self.config.block_of(layer)]
+    }
+
+    /// The rotations of a text of n tokens, where the family has them.
+    pub(crate) fn rotation(&self, n: usize) -> Option<Rotation> {
+        match &self.config.position {
+            Position::Rotary(rotary) => Some(Rotation::new(rotary, self.config.head_dim, n)),
+            Position::Learned { .. } => None,
+        }
+    }
+
+    /// What layer `layer` needs to know of a text.
+    pub(crate) fn scene<'a>(&self, layer: usize, keep: &'a [bool], rotation: Option<&'a Rotation>) -> Scene<'a> {
+        Scene { keep, rotation, lookback: lookback(self.config.mask, layer) }
+    }
+
+    /// Scores of all tokens of the vocabulary at hidden states `x` [n, hidden]: [n, vocab]; none without an output map.
+    pub(crate) fn logits(&self, x: &[f32]) -> Option<Vec<f32>> {
+        match &self.output {
+            Output::None => None,
+            Output::Tied => Some(self.embedding.token.map(x)),
+            Output::Own(map) => Some(map.map(x)),
+        }
+    }
+
+    /// The attention weights [n, n] of a head of a layer at the stream that enters the layer.
+    pub(crate) fn attention_weights(&self, stream: &[f32], keep: &[bool], layer: usize, head: usize) -> Vec<f32> {
+        let block = self.block(layer);
+        let rotation = self.rotation(keep.len());
+        let scene = self.scene(layer, keep, rotation.as_ref());
+        let projected = block.attention.project(&block.attention_input(stream), &scene);
+        block.attention.head_weights(&projected, &scene, head)
     }
 }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use metastable_model::{Hidden, Input, Model};
 use rayon::ThreadPoolBuilder;
-use safetensors::SafeTensors;
 
-const GOLDEN: &[u8] = include_bytes!("../golden/minilm.safetensors");
+use crate::golden::Golden;
+
+pub(crate) const GOLDEN: &[u8] = include_bytes!("../golden/minilm.safetensors");
 const SONNETS: &str = include_str!("../golden/sonnets.txt");
 
 /// What the issue asks for: F32 on both sides, in another order of additions. The reference itself is within 2.5e-6 of
@@ -21,7 +22,7 @@ const HIDDEN: f64 = 2e-5;
 /// away from its own run in double precision.
 const PADDING: f64 = 1e-4;
 
-fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let models = variable("METASTABLE_MODELS")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("metastable/models")))
@@ -30,7 +31,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// The model, or none after saying why.
-fn minilm() -> Option<Model> {
+pub(crate) fn minilm() -> Option<Model> {
     if let Some(folder) = folder() {
         return Some(Model::open(&folder).unwrap());
     }
@@ -40,31 +41,6 @@ fn minilm() -> Option<Model> {
     let mut stderr = std::io::stderr().lock();
     writeln!(stderr, "{why}").unwrap();
     None
-}
-
-struct Golden {
-    file: SafeTensors<'static>,
-}
-
-impl Golden {
-    fn open() -> Self {
-        Self { file: SafeTensors::deserialize(GOLDEN).unwrap() }
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let data = self.file.tensor(name).unwrap().data();
-        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
-
-    fn integers(&self, name: &str) -> Vec<u32> {
-        let data = self.file.tensor(name).unwrap().data();
-        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
-    }
-
-    fn text(name: &str) -> String {
-        let metadata = SafeTensors::read_metadata(GOLDEN).unwrap().1;
-        metadata.metadata().as_ref().unwrap()[name].clone()
-    }
 }
 
 fn run(model: &Model, text: &str) -> Hidden {
@@ -80,8 +56,8 @@ fn largest_difference(found: impl Iterator<Item = f32>, expected: &[f32]) -> f64
 #[test]
 fn hidden_states_of_a_sentence_agree_with_transformers() {
     let Some(model) = minilm() else { return };
-    let golden = Golden::open();
-    let encoded = model.text().unwrap().encode(&Golden::text("t1")).unwrap();
+    let golden = Golden::of(GOLDEN);
+    let encoded = model.text().unwrap().encode(&Golden::of(GOLDEN).text("t1")).unwrap();
     assert_eq!(encoded.ids, golden.integers("t1.ids"));
     let hidden = model.forward(&Input::from(&encoded)).unwrap();
     let expected = golden.floats("t1.hidden");
@@ -94,7 +70,7 @@ fn hidden_states_of_a_sentence_agree_with_transformers() {
 #[test]
 fn hidden_states_and_attention_of_a_padded_sentence_agree_with_transformers() {
     let Some(model) = minilm() else { return };
-    let golden = Golden::open();
+    let golden = Golden::of(GOLDEN);
     let keep: Vec<bool> = golden.integers("padded.mask").iter().map(|mask| *mask == 1).collect();
     assert_eq!(keep.iter().filter(|keep| **keep).count(), 6);
     let hidden = model.forward(&Input::padded(golden.integers("padded.ids"), keep).unwrap()).unwrap();
@@ -119,7 +95,7 @@ fn hidden_states_and_attention_of_a_padded_sentence_agree_with_transformers() {
 #[test]
 fn hidden_states_of_256_tokens_agree_with_transformers() {
     let Some(model) = minilm() else { return };
-    let golden = Golden::open();
+    let golden = Golden::of(GOLDEN);
     let encoded = model.text().unwrap().encode(SONNETS.trim()).unwrap();
     assert_eq!(encoded.ids, golden.integers("long.ids"));
     assert_eq!(encoded.ids.len(), 256);
@@ -141,22 +117,27 @@ fn hidden_states_of_256_tokens_agree_with_transformers() {
     }
 }
 
+/// Mean cosine over pairs i ≠ j, the definition written out.
+pub(crate) fn mean_cosine(tokens: &metastable_dynamics::Tokens) -> f64 {
+    let mut directions = Vec::new();
+    for token in tokens.view().iter() {
+        let norm = metastable_dynamics::linalg::norm(token);
+        directions.push(token.iter().map(|x| x / norm).collect::<Vec<_>>());
+    }
+    let n = directions.len();
+    let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+    let sum: f64 = pairs.map(|(i, j)| metastable_dynamics::linalg::dot(&directions[i], &directions[j])).sum();
+    sum / (n * (n - 1) / 2) as f64
+}
+
 #[test]
 fn tokens_cluster_with_depth_as_measured_by_their_mean_cosine() {
     let Some(model) = minilm() else { return };
     let expected = [0.0513, 0.1429, 0.1756, 0.2223, 0.2636, 0.3573, 0.4133];
-    let trajectory = run(&model, &Golden::text("t1")).trajectory().unwrap();
+    let trajectory = run(&model, &Golden::of(GOLDEN).text("t1")).trajectory().unwrap();
     assert_eq!(trajectory.len(), expected.len());
     for (level, (tokens, expected)) in trajectory.iter().zip(expected).enumerate() {
-        let mut directions = Vec::new();
-        for token in tokens.view().iter() {
-            let norm = metastable_dynamics::linalg::norm(token);
-            directions.push(token.iter().map(|x| x / norm).collect::<Vec<_>>());
-        }
-        let n = directions.len();
-        let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let sum: f64 = pairs.map(|(i, j)| metastable_dynamics::linalg::dot(&directions[i], &directions[j])).sum();
-        let mean = sum / (n * (n - 1) / 2) as f64;
+        let mean = mean_cosine(tokens);
         assert!((mean - expected).abs() < 2e-4, "level {level}: {mean}");
     }
 }
@@ -164,8 +145,8 @@ fn tokens_cluster_with_depth_as_measured_by_their_mean_cosine() {
 #[test]
 fn sentence_embeddings_and_their_similarities_are_the_known_ones() {
     let Some(model) = minilm() else { return };
-    let expected = Golden::open().floats("pooled");
-    let sentences = Golden::text("pooled");
+    let expected = Golden::of(GOLDEN).floats("pooled");
+    let sentences = Golden::of(GOLDEN).text("pooled");
     let found: Vec<Vec<f64>> = sentences.lines().map(|sentence| run(&model, sentence).pooled()).collect();
     for ((sentence, found), expected) in sentences.lines().zip(&found).zip(expected.chunks_exact(384)) {
         let error = largest_difference(found.iter().map(|x| *x as f32), expected);

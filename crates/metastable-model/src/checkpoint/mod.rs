@@ -4,6 +4,9 @@
 //! JSON, and that the tensors' byte ranges tile the file without gap or overlap; then each tensor that the model needs
 //! is checked for shape, type and finite entries, and converted to f32.
 
+mod encoding;
+mod layout;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +16,8 @@ use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::names::{Parameter, spellings};
+use crate::names::{Parameter, Spelling, spellings};
+use encoding::to_f32;
 
 /// An opened folder: the config, and the weights file mapped into memory.
 ///
@@ -117,25 +121,36 @@ impl Tensors<'_> {
     /// [`ModelError::Tensor`] if it is absent, has another shape, is of a type other than F32, F16 or BF16, or holds
     /// a NaN or an infinity.
     pub(crate) fn take(&self, parameter: Parameter, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let names = spellings(self.config.family, parameter);
         let refuse = |tensor: &str, expected: String, found: String| ModelError::Tensor {
             path: self.path.into(),
             tensor: tensor.into(),
             expected,
             found,
         };
-        let Some((name, view)) = names.iter().find_map(|name| self.file.tensor(name).ok().map(|view| (name, view)))
-        else {
-            return Err(refuse(&names[0], format!("shape {shape:?}"), "no such tensor".into()));
+        let Some((Spelling { name, storage }, view)) = self.find(parameter) else {
+            let usual = spellings(self.config.family, parameter).into_iter().next();
+            let (name, stored) = usual.map(|s| (s.name, s.storage.stored(shape))).unwrap_or_default();
+            return Err(refuse(&name, format!("shape {stored:?}"), "no such tensor".into()));
         };
-        if view.shape() != shape {
-            return Err(refuse(name, format!("shape {shape:?}"), format!("{:?}", view.shape())));
+        let stored = storage.stored(shape);
+        if view.shape() != stored {
+            return Err(refuse(&name, format!("shape {stored:?}"), format!("{:?}", view.shape())));
         }
-        let values = to_f32(&view).ok_or_else(|| refuse(name, "F32, F16 or BF16".into(), view.dtype().to_string()))?;
+        let values = to_f32(&view).ok_or_else(|| refuse(&name, "F32, F16 or BF16".into(), view.dtype().to_string()))?;
         match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(refuse(name, "finite numbers".into(), format!("{} at entry {index}", values[index]))),
-            None => Ok(values),
+            Some(index) => Err(refuse(&name, "finite numbers".into(), format!("{} at entry {index}", values[index]))),
+            None => Ok(storage.canonical(values, shape)),
         }
+    }
+
+    /// Whether the file has the parameter under one of its names.
+    pub(crate) fn has(&self, parameter: Parameter) -> bool {
+        self.find(parameter).is_some()
+    }
+
+    fn find(&self, parameter: Parameter) -> Option<(Spelling, TensorView<'_>)> {
+        let names = spellings(self.config.family, parameter).into_iter();
+        names.filter_map(|spelling| self.file.tensor(&spelling.name).ok().map(|view| (spelling, view))).next()
     }
 
     /// How many floating-point numbers the file holds, heads and poolers that the forward does not use included.
@@ -144,54 +159,5 @@ impl Tensors<'_> {
             |view: &TensorView<'_>| matches!(view.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
         let views = self.file.iter().map(|(_, view)| view).filter(floating);
         views.map(|view| view.shape().iter().product::<usize>()).sum()
-    }
-}
-
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let data = view.data();
-    let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match view.dtype() {
-        Dtype::F32 => Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-        Dtype::BF16 => Some(halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
-        Dtype::F16 => Some(halves().map(f32_from_f16).collect()),
-        _ => None,
-    }
-}
-
-/// The IEEE half-precision number with these bits; exact, every half is an f32.
-fn f32_from_f16(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let exponent = i32::from(bits >> 10 & 0x1f);
-    let mantissa = f32::from(bits & 0x3ff);
-    match exponent {
-        0 => sign * mantissa * 2.0_f32.powi(-24),
-        0x1f if mantissa == 0.0 => sign * f32::INFINITY,
-        0x1f => f32::NAN,
-        _ => sign * (1.0 + mantissa / 1024.0) * 2.0_f32.powi(exponent - 15),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_precision_numbers_convert_exactly() {
-        let cases = [
-            (0x0000, 0.0),
-            (0x0001, 2.0_f32.powi(-24)),
-            (0x03ff, 1023.0 * 2.0_f32.powi(-24)),
-            (0x0400, 2.0_f32.powi(-14)),
-            (0x3c00, 1.0),
-            (0x3555, 0.333_251_95),
-            (0xc000, -2.0),
-            (0x7bff, 65504.0),
-            (0xfc00, f32::NEG_INFINITY),
-        ];
-        for (bits, expected) in cases {
-            assert_eq!(f32_from_f16(bits), expected, "{bits:#x}");
-        }
-        assert!(f32_from_f16(0x7e00).is_nan());
-        assert!(f32_from_f16(0x8000).is_sign_negative());
     }
 }
