@@ -7,6 +7,7 @@ mod bert;
 mod edges;
 mod field;
 mod folders;
+mod gaussian;
 mod inspect;
 #[cfg(unix)]
 mod interrupted;

@@ -69,9 +69,13 @@ fn display_bytes(display: &Display) -> Vec<u8> {
     let saved = display.times.len();
     let mut metadata = BTreeMap::new();
     let mut tensors = vec![Tensor::new("times", &[saved], TensorData::F64(&display.times))];
-    let clouds = std::iter::once(("base", &display.base)).chain(display.twin.iter().map(|twin| ("twin", twin)));
-    for (name, cloud) in clouds {
-        let (positions, attention) = if name == "base" { NAMES_BASE } else { NAMES_TWIN };
+    let clouds = [
+        (NAMES_BASE, Some(&display.base)),
+        (NAMES_TWIN, display.twin.as_ref()),
+        (NAMES_SAMPLES, display.samples.as_ref()),
+    ];
+    for ((positions, attention), cloud) in clouds {
+        let Some(cloud) = cloud else { continue };
         tensors.push(Tensor::new(positions, &[saved, cloud.count, cloud.dim], TensorData::F32(&cloud.positions)));
         if let Some(maps) = &cloud.attention {
             tensors.push(Tensor::new(attention, &[saved, maps.side, maps.side], TensorData::U8(&maps.levels)));
@@ -83,6 +87,7 @@ fn display_bytes(display: &Display) -> Vec<u8> {
 
 const NAMES_BASE: (&str, &str) = ("base_positions", "base_attention");
 const NAMES_TWIN: (&str, &str) = ("twin_positions", "twin_attention");
+const NAMES_SAMPLES: (&str, &str) = ("samples_positions", "samples_attention");
 
 fn read_display(file: &Path, bytes: &[u8]) -> Result<Display, LabError> {
     let tensors = parse_safetensors(file, bytes)?;
@@ -105,7 +110,8 @@ fn read_display(file: &Path, bytes: &[u8]) -> Result<Display, LabError> {
     };
     let base = cloud(NAMES_BASE).unwrap_or_else(|| Err(missing(NAMES_BASE.0)))?;
     let twin = cloud(NAMES_TWIN).transpose()?;
-    Ok(Display { times, base, twin })
+    let samples = cloud(NAMES_SAMPLES).transpose()?;
+    Ok(Display { times, base, twin, samples })
 }
 
 fn read_maps(maps: &Array, saved: usize, rows: &[String]) -> Option<AttentionMaps> {

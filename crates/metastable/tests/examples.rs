@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use metastable::simulate::forms::MatrixConfig;
+use metastable::simulate::gaussian::report::{FamilyReport, GaussianReport};
 use metastable::simulate::report::SimulateReport;
-use metastable::simulate::{SimulateRequest, load, run};
+use metastable::simulate::{Finished, SimulateRequest, load_any, run, run_any};
 use metastable::{Existing, Unwatched};
 use metastable_dynamics::linalg::{dot, norm};
 
@@ -28,13 +29,28 @@ fn outcome(name: &str) -> SimulateReport {
     report
 }
 
+fn gaussian_outcome(name: &str) -> GaussianReport {
+    let scratch = tempfile::tempdir().unwrap();
+    let request = SimulateRequest {
+        config: folder().join(name).with_extension("toml"),
+        overrides: Vec::new(),
+        seed: None,
+        output: scratch.path().join("run"),
+        existing: Existing::Refuse,
+    };
+    let finished = run_any(&request, &mut Unwatched).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let Finished::Gaussian(report) = finished else { panic!("{name}: a Gaussian run") };
+    println!("{name}: {:#?}", report.header.summary);
+    *report
+}
+
 #[test]
 fn every_example_is_valid_and_says_what_it_shows() {
     let files: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let configs: Vec<&PathBuf> = files.iter().filter(|file| file.extension().is_some_and(|e| e == "toml")).collect();
     assert!(configs.len() >= 15, "{configs:?}");
     for config in configs {
-        load(config, &[], None).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+        load_any(config, &[], None).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
         let text = std::fs::read_to_string(config).unwrap();
         let comments: Vec<&str> = text.lines().take_while(|line| line.starts_with('#')).collect();
         assert!(comments.len() >= 4, "{}: a head of comments", config.display());
@@ -143,4 +159,57 @@ fn the_polytope_examples_end_at_self_dominant_points() {
             }
         }
     }
+}
+
+fn family(name: &str) -> FamilyReport {
+    gaussian_outcome(name).gaussian.family.unwrap()
+}
+
+/// How many starts of a family end so.
+fn tally(family: &FamilyReport, regime: &str, limit_rank: Option<usize>) -> usize {
+    let alike = family.regimes.iter().filter(|r| r.regime == regime && r.limit_rank == limit_rank);
+    alike.map(|r| r.count).sum()
+}
+
+#[test]
+fn the_gaussian_examples_end_as_their_comments_say() {
+    let pole = gaussian_outcome("gaussian-blow-up").gaussian;
+    assert!((pole.blow_up_time.unwrap() - 2.467462393483598).abs() < 1e-13);
+    let collapse = gaussian_outcome("gaussian-collapse");
+    assert_eq!((collapse.gaussian.limit_rank, collapse.twin.unwrap().gaussian.limit_rank), (Some(2), Some(2)));
+    let particles = gaussian_outcome("gaussian-particles");
+    assert_eq!(particles.gaussian.particles.len(), 3);
+}
+
+/// Replays with an exact solver, theory section 4: all starts to zero; all to a line.
+#[test]
+fn the_cones_of_collapse_end_at_zero_and_on_the_line() {
+    let zero = family("cone-to-zero");
+    assert_eq!((zero.count, tally(&zero, "collapse", Some(0))), (100, 100));
+    let line = family("cone-to-a-line");
+    assert_eq!((line.count, tally(&line, "collapse", Some(1))), (100, 100));
+}
+
+/// Theory section 4: exact blow-up times with the code's 1/√2: least, median, greatest of 1184.
+#[test]
+fn the_cone_of_blow_up_has_the_exact_times() {
+    let family = family("cone-blow-up");
+    assert_eq!((family.count, tally(&family, "blow_up", None)), (1184, 1184));
+    let times = family.blow_up_times.unwrap();
+    // Matrices are printed to 15 digits, times to nine.
+    for (time, expected) in times.into_iter().zip([0.353144932, 0.693785358, 8.937338688]) {
+        assert!((time - expected).abs() < 1e-9, "{time} for {expected}");
+    }
+}
+
+/// Theory section 4 samples 54 of the starts: 6 diverge, 48 converge to rank one.
+#[test]
+fn the_cones_of_indefinite_heads_end_on_lines_or_at_poles() {
+    let lines = family("cone-two-lines");
+    assert_eq!((lines.count, tally(&lines, "collapse", Some(1))), (276, 276));
+    let both = family("cone-both");
+    let (poles, rank_one) = (tally(&both, "blow_up", None), tally(&both, "collapse", Some(1)));
+    assert_eq!((both.count, poles + rank_one), (648, 648));
+    // 6 of 54 is 11 % with a standard deviation of 4.
+    assert!((poles as f64 / 648.0 - 6.0 / 54.0).abs() < 0.12, "{poles}");
 }

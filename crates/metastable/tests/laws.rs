@@ -85,4 +85,13 @@ law_tests! {
     the_authors_euler_steps_reproduce_their_clusters_and_0_540076,
     the_cascade_predicts_three_releases_in_slow_time,
     simulated_merges_follow_the_cascade,
+    gaussian_moments_of_softmax_l2_sinkhorn_and_two_heads_have_their_reference_values,
+    a_gaussian_on_the_line_follows_its_closed_forms,
+    a_covariance_in_the_plane_turns_by_the_logarithm_of_its_closed_form,
+    a_softmax_pole_is_located_at_2_467462393483598_without_its_closed_form,
+    l2_attention_blows_up_at_2_35001814622868,
+    skew_values_keep_the_spectrum_of_the_covariance,
+    a_linear_feed_forward_part_balances_collapse_at_the_solution_of_its_riccati_equation,
+    twelve_layers_miss_the_flow_by_3_394e_3,
+    covariances_collapse_to_what_the_head_cannot_see,
 }

@@ -1,6 +1,7 @@
 //! The commands: each turns its arguments into a request, calls the lab, and shows what comes back.
 
 pub(crate) mod field;
+mod gaussian;
 pub(crate) mod inspect;
 pub(crate) mod render;
 pub(crate) mod schema;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use comfy_table::presets::NOTHING;
+use metastable::report::Header;
 use metastable::table::Table;
 
 /// Standard output; errors come back instead of ending the program.
@@ -32,6 +33,18 @@ impl Out {
     pub(crate) fn json(&mut self, value: &serde_json::Value) -> Result<()> {
         Ok(writeln!(self.stdout, "{}", serde_json::to_string_pretty(value)?)?)
     }
+}
+
+/// Title, sentences and warnings of a report.
+pub(crate) fn head(header: &Header, out: &mut Out) -> Result<()> {
+    out.line(&format!("{}\n", header.title))?;
+    for sentence in &header.summary {
+        out.line(&format!("  {sentence}"))?;
+    }
+    for warning in &header.warnings {
+        out.line(&format!("  warning: {warning}"))?;
+    }
+    Ok(())
 }
 
 /// A table for eyes: aligned columns, numbers short.

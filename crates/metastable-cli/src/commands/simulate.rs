@@ -6,9 +6,10 @@ use anyhow::Result;
 use metastable::simulate::report::{SimulateReport, TwinReport};
 use metastable::simulate::resolved::resolved;
 use metastable::simulate::summary::time;
-use metastable::simulate::{self, SimulateRequest};
+use metastable::simulate::{self, Finished, SimulateRequest};
 use metastable::table::{Column, Table};
 
+use super::gaussian;
 use super::show::{self, Out};
 use crate::args::{OutputFormat, SimulateArgs};
 use crate::progress::Progress;
@@ -17,8 +18,8 @@ use crate::progress::Progress;
 pub(crate) fn run(args: &SimulateArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
     let mut out = Out::new();
     if args.dry_run {
-        let simulation = simulate::load(&args.config, &args.overrides, args.seed)?;
-        out.text(&resolved(&simulation.config, &args.config)?)?;
+        let loaded = simulate::load_any(&args.config, &args.overrides, args.seed)?;
+        out.text(&resolved(loaded.config(), &args.config)?)?;
         return Ok(());
     }
     let output = args.run.output.clone().unwrap_or_else(|| default_output(&args.config));
@@ -29,12 +30,16 @@ pub(crate) fn run(args: &SimulateArgs, format: OutputFormat, progress: &mut Prog
         output: output.clone(),
         existing: args.run.existing(),
     };
-    let report = simulate::run(&request, progress)?;
+    let finished = simulate::run_any(&request, progress)?;
     progress.clear();
+    let report = match &finished {
+        Finished::Particles(report) => report,
+        Finished::Gaussian(report) => return gaussian::show(report, format, &output, &mut out),
+    };
     match format {
-        OutputFormat::Json => out.json(&summary(&report))?,
-        OutputFormat::Csv => out.text(&times_table(&report)?.to_csv())?,
-        OutputFormat::Table => readable(&report, &mut out)?,
+        OutputFormat::Json => out.json(&summary(report))?,
+        OutputFormat::Csv => out.text(&times_table(report)?.to_csv())?,
+        OutputFormat::Table => readable(report, &mut out)?,
     }
     if format == OutputFormat::Table {
         out.line("")?;
@@ -49,13 +54,7 @@ pub(crate) fn default_output(config: &Path) -> PathBuf {
 }
 
 fn readable(report: &SimulateReport, out: &mut Out) -> Result<()> {
-    out.line(&format!("{}\n", report.header.title))?;
-    for sentence in &report.header.summary {
-        out.line(&format!("  {sentence}"))?;
-    }
-    for warning in &report.header.warnings {
-        out.line(&format!("  warning: {warning}"))?;
-    }
+    show::head(&report.header, out)?;
     if report.twin.is_some() {
         out.line("")?;
         out.text(&show::table(&times_table(report)?))?;

@@ -30,6 +30,20 @@ pub enum Claim {
     Nothing,
 }
 
+impl Claim {
+    /// Its name in reports and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Collapse { .. } => "collapse",
+            Self::Bounded => "bounded",
+            Self::Global => "global",
+            Self::BlowUp { .. } => "blow_up",
+            Self::Isospectral => "isospectral",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
 /// A claim and the statement it rests on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {

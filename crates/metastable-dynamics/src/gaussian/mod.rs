@@ -16,10 +16,12 @@ mod certificate;
 mod clock;
 pub mod closed_form;
 mod evolve;
+mod invariant;
 mod regime;
 #[cfg(test)]
 mod tests;
 
 pub use certificate::{Certificate, Claim, certify};
 pub use evolve::{evolve, evolve_covariance, through_layers};
-pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge};
+pub use invariant::Invariants;
+pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};

@@ -1,5 +1,7 @@
 //! The verdict on a Gaussian flow, with what it rests on.
 
+use std::ops::ControlFlow;
+
 use super::bounds::{blow_up_not_after, blow_up_not_before};
 use super::certificate::{Certificate, Claim, certify};
 use super::clock::OwnTime;
@@ -39,6 +41,19 @@ pub enum Regime {
     BlowUp(BlowUp),
     /// Its spectrum is constant while it turns.
     Isospectral,
+}
+
+impl Regime {
+    /// Its name in reports and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Collapse { .. } => "collapse",
+            Self::Bounded => "bounded",
+            Self::Growth { .. } => "growth",
+            Self::BlowUp(_) => "blow_up",
+            Self::Isospectral => "isospectral",
+        }
+    }
 }
 
 /// A regime and its grounds.
@@ -90,8 +105,8 @@ impl Default for JudgeOptions {
 ///   late moments meets 0; g' → 0 is growth. The bracket: below, the time reached plus the proven bound
 ///   [`blow_up_not_before`] from the state there; above, [`blow_up_not_after`] from there, or, where nothing is proven,
 ///   twice the fitted rest. Both are widened by 100 rtol t for the solver's error.
-/// - *rank*: an eigenvalue of Σ collapses if it falls faster than t^{-1/2} over the last factor 3 of time, or is below
-///   1e-26 of the largest: relative to the flow, not to a fixed threshold.
+/// - *rank*: an eigenvalue of Σ collapses if it falls faster than t^{-1/2} over the last factor 3 of time (1.25 for a
+///   run at rest), or is below 1e-26 of the largest: relative to the flow, not to a fixed threshold.
 ///
 /// # Errors
 /// [`DynamicsError::Shape`] if `start` does not fit the flow; [`DynamicsError::Domain`] for bad options;
@@ -110,19 +125,34 @@ impl Default for JudgeOptions {
 /// assert!(verdict.is_proven && verdict.certificate.statement.contains("closed form"));
 /// ```
 pub fn judge(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Verdict, DynamicsError> {
+    let verdict = judge_while(flow, start, options, &mut |_| ControlFlow::Continue(()))?;
+    Ok(verdict.expect("nobody broke the run off"))
+}
+
+/// As [`judge`], showing the time reached after every step to `observer`, who may break the run off: then there is no
+/// verdict.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_while(
+    flow: &GaussianFlow,
+    start: &Gaussian,
+    options: &JudgeOptions,
+    observer: &mut dyn FnMut(f64) -> ControlFlow<()>,
+) -> Result<Option<Verdict>, DynamicsError> {
     let certificate = certify(flow, start)?;
     if options.use_certificates
         && let Some(regime) = proven(certificate.claim)
     {
         let zero = Verdict { regime, certificate, is_proven: true, is_settled: true, time: 0.0, evaluations: 0 };
-        return Ok(zero);
+        return Ok(Some(zero));
     }
-    let run = Run::new(flow, start, options)?;
+    let Some(run) = Run::new(flow, start, options, observer)? else { return Ok(None) };
     let may_blow_up = !(options.use_certificates && matches!(certificate.claim, Claim::Global));
     let regime = run.regime(flow, start, options, may_blow_up)?;
     let is_proven = matches!((certificate.claim, &regime), (Claim::BlowUp { .. }, Regime::BlowUp(_)));
     let (time, evaluations) = (run.last.t, run.evaluations);
-    Ok(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations })
+    Ok(Some(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations }))
 }
 
 /// The regime that a claim settles by itself.
@@ -170,7 +200,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(flow: &GaussianFlow, start: &Gaussian, options: &JudgeOptions) -> Result<Self, DynamicsError> {
+    fn new(
+        flow: &GaussianFlow,
+        start: &Gaussian,
+        options: &JudgeOptions,
+        observer: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, DynamicsError> {
         let mut state = flow.state(start)?;
         let own_time = OwnTime::new(flow, &state);
         state.push(0.0);
@@ -200,7 +235,10 @@ impl Run {
                 matches!(stepper.advance(f64::INFINITY), Advance::Stopped(_)).then_some(End::Exhausted)
             };
             if let Some(end) = end {
-                return Ok(Self { end, moments, last: now, evaluations: stepper.stats().evaluations });
+                return Ok(Some(Self { end, moments, last: now, evaluations: stepper.stats().evaluations }));
+            }
+            if observer(now.t).is_break() {
+                return Ok(None);
             }
         }
     }
@@ -222,12 +260,15 @@ impl Run {
             }
             return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
-        let before = self.moments.iter().rev().find(|m| 3.0 * m.t <= self.last.t).unwrap_or(&self.moments[0]);
+        // At rest what converges has converged; longer ago it may still have moved like something that collapses.
+        let span = if self.end == End::AtRest { AT_REST_SPAN } else { SPAN };
+        let before = self.moments.iter().rev().find(|m| span * m.t <= self.last.t).unwrap_or(&self.moments[0]);
         let (early, late) = (before.gaussian.spectrum()?, self.last.gaussian.spectrum()?);
         if self.end != End::AtRest && self.is_isospectral(&late)? {
             return Ok(Regime::Isospectral);
         }
-        if before.t > 0.0 && self.last.trace / before.trace > (self.last.t / before.t).powf(COLLAPSE_EXPONENT) {
+        let may_grow = self.end != End::AtRest && before.t > 0.0;
+        if may_grow && self.last.trace / before.trace > (self.last.t / before.t).powf(COLLAPSE_EXPONENT) {
             return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
         let shrink = if before.t > 0.0 { (self.last.t / before.t).powf(-COLLAPSE_EXPONENT) } else { 0.0 };
@@ -266,6 +307,10 @@ impl Run {
 
 /// Growth whose g' is nearer to 0 than this is no pole of an order below 20.
 const POLE: f64 = 0.05;
+/// Eigenvalues now are compared with those at a time earlier by this factor.
+const SPAN: f64 = 3.0;
+/// And by this one for a run that has come to rest.
+const AT_REST_SPAN: f64 = 1.25;
 /// Powers of t: between bounded (0) and the slowest collapse or growth seen (1).
 const COLLAPSE_EXPONENT: f64 = 0.5;
 /// What a factor in f64 cannot tell from zero: (1e-13)².

@@ -217,7 +217,7 @@ fn observe(
         config,
     };
     let times = (0..levels).map(|level| level as f64).collect();
-    Ok((report, Display { times, base: builder.finish(), twin: None }))
+    Ok((report, Display { times, base: builder.finish(), twin: None, samples: None }))
 }
 
 fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const PAGE: &str = include_str!("page/report.html");
 const STYLE: &str = include_str!("page/report.css");
 /// The script in reading order; all parts share one function scope.
-const SCRIPT: [&str; 12] = [
+const SCRIPT: [&str; 13] = [
     "(() => {\n\"use strict\";\n",
     include_str!("page/dom.js"),
     include_str!("page/data.js"),
@@ -21,6 +21,7 @@ const SCRIPT: [&str; 12] = [
     include_str!("page/cloud.js"),
     include_str!("page/clouds.js"),
     include_str!("page/series.js"),
+    include_str!("page/gaussian.js"),
     include_str!("page/maps.js"),
     include_str!("page/model.js"),
     include_str!("page/report.js"),
@@ -81,11 +82,14 @@ fn data_blocks(report: &Value, display: &Display) -> String {
         "times": display.times,
         "base": describe(&display.base),
         "twin": display.twin.as_ref().map(describe),
+        "samples": display.samples.as_ref().map(describe),
         "palette": Colours::of(report).to_json(),
     });
     let mut blocks = block("report-data", "application/json", &safe_json(report));
     blocks += &block("display-data", "application/json", &safe_json(&description));
-    for (name, cloud) in [("base", Some(&display.base)), ("twin", display.twin.as_ref())] {
+    for (name, cloud) in
+        [("base", Some(&display.base)), ("twin", display.twin.as_ref()), ("samples", display.samples.as_ref())]
+    {
         let Some(cloud) = cloud else { continue };
         let bytes: Vec<u8> = cloud.positions.iter().flat_map(|x| x.to_le_bytes()).collect();
         blocks += &block(&format!("{name}-positions"), "application/octet-stream", &base64(&bytes));

@@ -17,6 +17,8 @@ pub fn markdown(report: &Value) -> String {
     section(&mut lines, "Warnings", warnings.into_iter().map(|warning| format!("- {}", plain(warning))).collect());
     section(&mut lines, "Run", run(report));
     section(&mut lines, "Clusters at the end", clusters(report));
+    section(&mut lines, "Verdict", gaussian(&report["gaussian"]));
+    section(&mut lines, "Verdict with LoRA", gaussian(&report["twin"]["gaussian"]));
     section(&mut lines, "Base against LoRA", twin(report));
     section(&mut lines, "Cascade", cascade(report));
     section(&mut lines, "Model", model(report));
@@ -51,7 +53,12 @@ fn plain(text: &str) -> String {
 fn run(report: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(n), Some(d)) = (read::number(report, "/tokens/count"), read::number(report, "/tokens/dim")) {
-        lines.push(format!("- {n} tokens in {d} dimensions"));
+        let is_gaussian = report["gaussian"].is_object();
+        lines.push(if is_gaussian {
+            format!("- a Gaussian in {d} dimensions")
+        } else {
+            format!("- {n} tokens in {d} dimensions")
+        });
     }
     let reason = read::text(report, "/stop/reason");
     if !reason.is_empty() {
@@ -106,8 +113,32 @@ fn point(coordinates: &[Option<f64>]) -> String {
     format!("({}{more})", shown.join(", "))
 }
 
+fn gaussian(verdict: &Value) -> Vec<String> {
+    if !verdict.is_object() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("- regime: {}", plain(read::text(verdict, "/regime")))];
+    if let Some(rank) = read::number(verdict, "/limit_rank") {
+        lines.push(format!("- rank of the limit: {rank}"));
+    }
+    if let (Some(fit), Some(lower), Some(upper)) = (
+        read::number(verdict, "/blow_up/fit"),
+        read::number(verdict, "/blow_up/lower"),
+        read::number(verdict, "/blow_up/upper"),
+    ) {
+        lines.push(format!("- blow-up at t = {fit:.12}, in [{lower:.12}, {upper:.12}]"));
+    }
+    let proven = if verdict["certificate"]["is_proven"] == true {
+        "proves the regime"
+    } else {
+        "does not prove the regime alone"
+    };
+    lines.push(format!("- certificate, which {proven}: {}", plain(read::text(verdict, "/certificate/statement"))));
+    lines
+}
+
 fn twin(report: &Value) -> Vec<String> {
-    if !report["twin"].is_object() {
+    if !report["twin"].is_object() || report["gaussian"].is_object() {
         return Vec::new();
     }
     let horizon = read::horizon(report)

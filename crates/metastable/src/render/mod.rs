@@ -27,6 +27,8 @@ pub struct Display {
     pub base: Cloud,
     /// The run with the adapter, from the same tokens and at the same times.
     pub twin: Option<Cloud>,
+    /// Particles beside the moments of a Gaussian, in its first two coordinates.
+    pub samples: Option<Cloud>,
 }
 
 /// Holds one run as it is drawn: `S` snapshots of `n` tokens in at most three dimensions.

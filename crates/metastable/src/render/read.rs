@@ -89,7 +89,7 @@ pub(super) fn caption(report: &Value) -> String {
         "" => "untitled run".to_owned(),
         title => title.to_owned(),
     }];
-    if let Some(n) = number(report, "/tokens/count") {
+    if let Some(n) = number(report, "/tokens/count").filter(|n| *n > 0.0) {
         parts.push(format!("n = {n}"));
     }
     if let Some(d) = number(report, "/tokens/dim") {

@@ -7,7 +7,7 @@
 //!
 //! Reading order: `world` (how a law runs a flow), then the laws by subject: `equiangular`, `circle`,
 //! `statics` (no time), `conserved`, `symmetry`, `limits` and `rescaled` (where tokens end), `causal`,
-//! `metastability`, `adapters` and `departure` (LoRA).
+//! `metastability`, `adapters` and `departure` (LoRA), `gaussian` (moments instead of tokens).
 
 mod adapters;
 mod causal;
@@ -15,6 +15,7 @@ mod circle;
 mod conserved;
 mod departure;
 mod equiangular;
+mod gaussian;
 mod limits;
 mod metastability;
 mod rescaled;
@@ -97,6 +98,7 @@ pub fn laws() -> Vec<Law> {
         metastability::LAWS,
         adapters::LAWS,
         departure::LAWS,
+        gaussian::LAWS,
     ];
     subjects.concat()
 }

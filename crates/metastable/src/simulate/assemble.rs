@@ -99,7 +99,7 @@ pub fn assemble(
     };
     report.header.summary = super::summary::sentences(&report);
     let times = (0..saved).filter(|s| selection.draws(*s)).map(|s| simulation.times[s]).collect();
-    Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud }, saved })
+    Ok(Assembled { report, display: Display { times, base: seen.cloud, twin: twin_cloud, samples: None }, saved })
 }
 
 /// What is drawn of both runs.

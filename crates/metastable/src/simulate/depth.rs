@@ -7,6 +7,7 @@ use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
 use metastable_dynamics::{DynamicsError, Head};
 
+use super::gaussian::meant::vector;
 use super::inputs::Inputs;
 use super::meant::{Simulation, adapt, read_head};
 use super::written::{Coordinates, GeometryName, HeadConfig, PlacementName, SimulateConfig};
@@ -269,7 +270,8 @@ pub(super) fn feed_forward(
 ) -> Result<Option<FeedForward>, LabError> {
     let Some(written) = &config.feed_forward else { return Ok(None) };
     let weight = inputs.matrix("feed_forward.weight", &written.weight, Some(d), d)?;
-    let bias = written.bias.clone().unwrap_or_else(|| vec![0.0; d]);
+    let bias = written.bias.as_ref().map(|bias| vector("feed_forward.bias", bias, inputs)).transpose()?;
+    let bias = bias.unwrap_or_else(|| vec![0.0; d]);
     if bias.len() != d {
         return Err(inputs.wrong("feed_forward.bias", format!("{d} numbers"), bias.len()));
     }

@@ -65,20 +65,47 @@ struct Leg {
 }
 
 /// What the outside is asked for between two steps: to be told, to save, to stop.
-pub struct Outside<'a> {
+pub struct Outside<'a, P = Progress> {
     /// Hears of progress and says when to stop.
     pub watcher: &'a mut dyn Watcher,
     /// Saves a checkpoint.
-    pub save: &'a mut dyn FnMut(&Progress) -> Result<(), LabError>,
+    pub save: &'a mut dyn FnMut(&P) -> Result<(), LabError>,
     last_save: Instant,
     last_word: Instant,
 }
 
-impl<'a> Outside<'a> {
+impl<'a, P> Outside<'a, P> {
     /// Nothing was saved yet.
-    pub fn new(watcher: &'a mut dyn Watcher, save: &'a mut dyn FnMut(&Progress) -> Result<(), LabError>) -> Self {
+    pub fn new(watcher: &'a mut dyn Watcher, save: &'a mut dyn FnMut(&P) -> Result<(), LabError>) -> Self {
         let now = Instant::now();
         Self { watcher, save, last_save: now, last_word: now }
+    }
+
+    /// Whether the state should be saved now, and whether to stop then.
+    pub fn is_save_due(&self) -> (bool, Option<Interruption>) {
+        let interruption = self.watcher.interrupted();
+        let is_late = self.last_save.elapsed() >= self.watcher.checkpoint_interval();
+        (interruption.is_some() || is_late, interruption)
+    }
+
+    /// Saves, and says so.
+    ///
+    /// # Errors
+    /// [`LabError`] of the saver.
+    pub fn save_now(&mut self, progress: &P, message: &str) -> Result<(), LabError> {
+        (self.save)(progress)?;
+        self.last_save = Instant::now();
+        self.watcher.detail(&format!("state saved: {message}"));
+        Ok(())
+    }
+
+    /// Tells of progress, ten times a second at most.
+    pub fn tell(&mut self, message: impl FnOnce() -> (f64, String)) {
+        if self.last_word.elapsed() >= Duration::from_millis(100) {
+            self.last_word = Instant::now();
+            let (fraction, message) = message();
+            self.watcher.progress(fraction, &message);
+        }
     }
 }
 
@@ -208,13 +235,11 @@ fn follow_piece(
                 on_step(&step, &mut leg, &before)?;
             }
         }
-        let interruption = outside.watcher.interrupted();
-        if interruption.is_some() || outside.last_save.elapsed() >= outside.watcher.checkpoint_interval() {
+        let (is_due, interruption) = outside.is_save_due();
+        if is_due {
             leg.solver = stepper.state();
             progress.leg = Some(leg);
-            (outside.save)(progress)?;
-            outside.last_save = Instant::now();
-            outside.watcher.detail(&format!("state saved: {}", message(progress, stepper.time(), end)));
+            outside.save_now(progress, &message(progress, stepper.time(), end))?;
             if let Some(interruption) = interruption {
                 return Err(Unfinished::Stopped(interruption));
             }
@@ -222,11 +247,8 @@ fn follow_piece(
             let Some(kept) = progress.leg.take() else { unreachable!("the leg was stored above") };
             leg = kept;
         }
-        if outside.last_word.elapsed() >= Duration::from_millis(100) {
-            outside.last_word = Instant::now();
-            let t = stepper.time();
-            outside.watcher.progress(overall(simulation, progress, t / end), &message(progress, t, end));
-        }
+        let t = stepper.time();
+        outside.tell(|| (overall(simulation, progress, t / end), message(progress, t, end)));
     };
     if matches!(stop, StopReason::BlowUp | StopReason::StepUnderflow)
         && let Some(failure) = flow.failure()

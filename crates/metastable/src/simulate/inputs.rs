@@ -6,7 +6,7 @@ use metastable_dynamics::{DynamicsError, Matrix};
 
 use super::forms::MatrixConfig;
 use crate::arrays;
-use crate::error::LabError;
+use crate::error::{LabError, Location};
 
 /// A key and the part of it that the mathematics complains about, said once.
 fn place(key: &str, name: &str) -> String {
@@ -34,6 +34,12 @@ impl Inputs {
     /// An error about a key of the config.
     pub fn wrong(&self, key: &str, expected: impl ToString, found: impl ToString) -> LabError {
         LabError::wrong_value(&self.config, key, expected.to_string(), found.to_string())
+    }
+
+    /// An error about a key that is absent at the top of the config.
+    pub fn missing(&self, key: &str) -> LabError {
+        let (file, location) = (self.config.clone(), Location::default());
+        LabError::MissingKey { file, location, key: String::new(), missing: key.into() }
     }
 
     /// The mathematics' refusal of what a key says.

@@ -10,8 +10,8 @@ use crate::error::LabError;
 
 /// Sinkhorn's tolerance in units of the step's relative tolerance: its errors must not be seen by the error estimate.
 const TOLERANCE_SHARE: f64 = 0.01;
-/// Below this a column sum is rounding.
-const LEAST_TOLERANCE: f64 = 1e-13;
+/// Below this the logarithms of column sums are rounding where scores are large.
+const LEAST_TOLERANCE: f64 = 1e-12;
 /// Derivatives keep the potentials of every half-step.
 const MOST_HALF_STEPS: u32 = 10_000;
 

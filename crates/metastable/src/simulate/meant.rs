@@ -65,6 +65,7 @@ impl Simulation {
             config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
         let mut inputs = Inputs::new(file);
+        require_tokens(&config, &inputs)?;
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
         super::depth::check_space(&config, &inputs)?;
@@ -140,6 +141,24 @@ fn place(
             .push(format!("the initial tokens were normalised to the unit sphere (largest | |x| - 1 | = {worst:.3})"));
     }
     Tokens::new(dim, values).map_err(|_| inputs.wrong("tokens", "tokens other than 0 on the sphere", "a zero token"))
+}
+
+/// A config of a particle run has tokens and no Gaussian.
+fn require_tokens(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabError> {
+    match (config.tokens.is_absent(), config.gaussian.is_some()) {
+        (false, false) => Ok(()),
+        (false, true) => Err(inputs.wrong("gaussian", "either [tokens] or [gaussian]", "both")),
+        (true, true) => Err(inputs.wrong("gaussian", "[tokens] for this command", "[gaussian]")),
+        (true, false) => Err(inputs.missing("tokens")),
+    }
+}
+
+/// The heads of tokens of dimension d.
+pub(super) fn read_heads(written: &[HeadConfig], d: usize, inputs: &mut Inputs) -> Result<Vec<Head>, LabError> {
+    if written.is_empty() {
+        return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
+    }
+    written.iter().enumerate().map(|(h, head)| read_head(&format!("head[{h}]"), head, d, inputs)).collect()
 }
 
 /// One head; `place` is its table, as "head[0]".
@@ -241,7 +260,7 @@ fn read_update(
 }
 
 /// The times to save, for states of `values` numbers.
-fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+pub(super) fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
     let end = written.end;
     if !(end > 0.0 && end.is_finite()) {
         return Err(inputs.wrong("time.end", "a positive number", end));
@@ -279,7 +298,7 @@ fn times(written: &TimeConfig, values: usize, inputs: &Inputs) -> Result<Vec<f64
     }
 }
 
-fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
+pub(super) fn solver(written: &TimeConfig, inputs: &Inputs) -> Result<SolverOptions, LabError> {
     let positive = |name: &str, value: Option<f64>| match value {
         Some(v) if !(v > 0.0 && v.is_finite()) => Err(inputs.wrong(&format!("time.{name}"), "a positive number", v)),
         other => Ok(other),

@@ -12,6 +12,7 @@ pub mod depth;
 pub mod engine;
 pub mod field;
 pub mod forms;
+pub mod gaussian;
 pub mod inputs;
 mod kernel;
 pub mod laws;
@@ -26,7 +27,10 @@ pub mod written;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use gaussian::GaussianSimulation;
 pub use meant::Simulation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 pub use written::SimulateConfig;
 
 use crate::arrays::{Tensor, TensorData, safetensors_bytes};
@@ -60,6 +64,62 @@ pub struct SimulateRequest {
 /// # Errors
 /// [`LabError`] naming file, key, what was expected and found.
 pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Simulation, LabError> {
+    Simulation::new(read(config, overrides, seed)?, config)
+}
+
+/// A validated config: of particles or of a Gaussian.
+#[derive(Debug)]
+pub enum Loaded {
+    /// `[tokens]`.
+    Particles(Box<Simulation>),
+    /// `[gaussian]`.
+    Gaussian(Box<GaussianSimulation>),
+}
+
+impl Loaded {
+    /// The config as resolved.
+    pub fn config(&self) -> &SimulateConfig {
+        match self {
+            Self::Particles(simulation) => &simulation.config,
+            Self::Gaussian(simulation) => &simulation.config,
+        }
+    }
+}
+
+/// The report of particles or of a Gaussian.
+#[derive(Debug)]
+pub enum Finished {
+    /// `[tokens]`.
+    Particles(Box<report::SimulateReport>),
+    /// `[gaussian]`.
+    Gaussian(Box<gaussian::report::GaussianReport>),
+}
+
+/// Reads and validates a config of either kind without running it.
+///
+/// # Errors
+/// [`LabError`] naming file, key, what was expected and found.
+pub fn load_any(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Loaded, LabError> {
+    let written = read(config, overrides, seed)?;
+    Ok(match written.gaussian {
+        Some(_) => Loaded::Gaussian(Box::new(GaussianSimulation::new(written, config)?)),
+        None => Loaded::Particles(Box::new(Simulation::new(written, config)?)),
+    })
+}
+
+/// Runs whatever the config describes, particles or a Gaussian, into its run folder, continuing an interrupted run.
+///
+/// # Errors
+/// [`LabError`]; [`LabError::Stopped`] after the watcher asked to stop and the state was saved.
+pub fn run_any(request: &SimulateRequest, watcher: &mut dyn Watcher) -> Result<Finished, LabError> {
+    Ok(match load_any(&request.config, &request.overrides, request.seed)? {
+        Loaded::Particles(simulation) => Finished::Particles(Box::new(run_particles(&simulation, request, watcher)?)),
+        Loaded::Gaussian(simulation) => Finished::Gaussian(Box::new(gaussian::run(&simulation, request, watcher)?)),
+    })
+}
+
+/// Reads a config and overrides its seed.
+fn read(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<SimulateConfig, LabError> {
     let mut written: SimulateConfig = read_document(config, overrides)?;
     written.seed = seed.unwrap_or(written.seed);
     if i64::try_from(written.seed).is_err() {
@@ -67,26 +127,33 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Si
         let expected = "at most 9223372036854775807, the largest integer of TOML".into();
         return Err(LabError::Setting { name: "seed".into(), expected, found: written.seed.to_string() });
     }
-    Simulation::new(written, config)
+    Ok(written)
 }
 
-/// Runs a simulation into its run folder, continuing an interrupted one.
+/// Runs a simulation of particles into its run folder, continuing an interrupted one.
 ///
 /// # Errors
 /// [`LabError`]; [`LabError::Stopped`] after the watcher asked to stop and the state was saved.
 pub fn run(request: &SimulateRequest, watcher: &mut dyn Watcher) -> Result<report::SimulateReport, LabError> {
-    let simulation = load(&request.config, &request.overrides, request.seed)?;
-    let provenance = provenance_of(&simulation)?;
+    run_particles(&load(&request.config, &request.overrides, request.seed)?, request, watcher)
+}
+
+fn run_particles(
+    simulation: &Simulation,
+    request: &SimulateRequest,
+    watcher: &mut dyn Watcher,
+) -> Result<report::SimulateReport, LabError> {
+    let provenance = provenance_of(simulation)?;
     let fingerprint = fingerprint(&to_toml(&simulation.config)?, &provenance);
     let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint)?;
-    let mut progress = take_up(&folder, watcher)?;
+    let mut progress: Progress = take_up(&folder, watcher)?;
     let resolved = resolved::resolved(&simulation.config, &request.config)?;
     folder.write("config.resolved.toml", resolved.as_bytes())?;
     let outcome = {
         let mut save = |progress: &Progress| folder.save_checkpoint(&to_bytes(progress));
         let mut outside = Outside::new(watcher, &mut save);
-        engine::integrate(&simulation, &mut progress, &mut outside)
-            .and_then(|()| assemble::assemble(&simulation, &progress, provenance, &mut outside))
+        engine::integrate(simulation, &mut progress, &mut outside)
+            .and_then(|()| assemble::assemble(simulation, &progress, provenance, &mut outside))
     };
     let assembled = match outcome {
         Ok(assembled) => assembled,
@@ -96,7 +163,7 @@ pub fn run(request: &SimulateRequest, watcher: &mut dyn Watcher) -> Result<repor
         }
     };
     watcher.progress(1.0, "writing the report");
-    publish(&mut folder, &simulation, &progress, &assembled)?;
+    publish(&mut folder, simulation, &progress, &assembled)?;
     folder.finish()?;
     Ok(assembled.report)
 }
@@ -111,7 +178,7 @@ fn provenance_of(simulation: &Simulation) -> Result<Provenance, LabError> {
 }
 
 /// The progress of an interrupted run, or a fresh one.
-fn take_up(folder: &RunDir, watcher: &mut dyn Watcher) -> Result<Progress, LabError> {
+fn take_up<P: Default + DeserializeOwned>(folder: &RunDir, watcher: &mut dyn Watcher) -> Result<P, LabError> {
     match folder.load_checkpoint()? {
         Checkpoint::Intact(bytes) => match postcard::from_bytes(&bytes) {
             Ok(progress) => return Ok(progress),
@@ -122,10 +189,10 @@ fn take_up(folder: &RunDir, watcher: &mut dyn Watcher) -> Result<Progress, LabEr
         }
         Checkpoint::Absent => {}
     }
-    Ok(Progress::default())
+    Ok(P::default())
 }
 
-fn to_bytes(progress: &Progress) -> Vec<u8> {
+fn to_bytes(progress: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(progress).expect("numbers, lists and enums always serialise")
 }
 

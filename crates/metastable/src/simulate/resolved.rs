@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::forms::MatrixConfig;
+use super::gaussian::written::VectorConfig;
 use super::written::SimulateConfig;
 use crate::document::to_toml;
 use crate::error::LabError;
@@ -32,13 +33,17 @@ fn files(config: &mut SimulateConfig) -> Vec<&mut String> {
         .flat_map(|head| [Some(&mut head.query), Some(&mut head.key), Some(&mut head.value), head.output.as_mut()]);
     let loras = config.lora.0.iter_mut();
     let loras = loras.flat_map(|lora| [lora.a.as_mut(), lora.b.as_mut(), lora.delta.as_mut()]);
-    let matrices = heads.chain(loras).chain([config.tokens.covariance.as_mut()]).flatten();
-    let matrices = matrices.chain(config.feed_forward.as_mut().map(|layer| &mut layer.weight));
+    let gaussian = config.gaussian.iter_mut();
+    let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
+    gaussian.for_each(|table| table.inputs_mut(&mut matrices, &mut vectors));
+    config.feed_forward.iter_mut().for_each(|part| part.inputs_mut(&mut matrices, &mut vectors));
+    let matrices = heads.chain(loras).chain([config.tokens.covariance.as_mut()]).flatten().chain(matrices);
     let of_matrix = |matrix| match matrix {
         &mut MatrixConfig::File(ref mut file, _) => Some(file),
         _ => None,
     };
-    config.tokens.file.as_mut().into_iter().chain(matrices.filter_map(of_matrix)).collect()
+    let vectors = vectors.into_iter().filter_map(VectorConfig::file_mut);
+    config.tokens.file.as_mut().into_iter().chain(matrices.filter_map(of_matrix)).chain(vectors).collect()
 }
 
 #[cfg(test)]

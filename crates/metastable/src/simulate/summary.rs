@@ -80,7 +80,8 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn ending(stop: &Stop) -> String {
+/// How a run ended, after its subject.
+pub fn ending(stop: &Stop) -> String {
     let t = stop.time;
     match stop.reason {
         StopReason::EndTime => format!("integrated to t = {t}"),

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::forms::{MatrixConfig, OneOrMany, Save};
+use super::gaussian::written::{FeedForwardConfig, GaussianConfig};
 
 /// A simulation: tokens, heads, kernel, space, time, and optionally a LoRA adapter for a twin run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +22,11 @@ pub struct SimulateConfig {
     #[serde(default)]
     pub precision: Precision,
     /// The initial tokens.
+    #[serde(default, skip_serializing_if = "TokensConfig::is_absent")]
     pub tokens: TokensConfig,
+    /// Instead of tokens: a Gaussian, whose mean and covariance are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaussian: Option<GaussianConfig>,
     /// The heads; one identity head by default.
     #[serde(default = "one_identity_head")]
     pub head: Vec<HeadConfig>,
@@ -64,7 +69,7 @@ pub enum Precision {
 }
 
 /// The initial tokens: exactly one of `file`, `values` and `law`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
     /// A `.npy` or `.safetensors` file of shape [n, d], relative to the config.
@@ -99,6 +104,13 @@ pub struct TokensConfig {
     pub covariance: Option<MatrixConfig>,
 }
 
+impl TokensConfig {
+    /// Whether the config has no such table.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A law of initial tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -122,17 +134,6 @@ pub struct LayerConfig {
     /// The time until which they are in force, given in all tables or in none; equal shares of `time.end` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<f64>,
-}
-
-/// W x + b, added to the output of attention.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FeedForwardConfig {
-    /// W, [d, d].
-    pub weight: MatrixConfig,
-    /// b, `[d]`; zero by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bias: Option<Vec<f64>>,
 }
 
 /// dx = F dt + √(2 temperature) dB, by Euler-Maruyama steps of `time.dt` (method "euler").

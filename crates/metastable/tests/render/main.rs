@@ -154,8 +154,12 @@ fn the_seed_42_page_is_small() {
 
 #[test]
 fn gaps_and_absent_parts_leave_things_out_without_a_panic() {
-    let nothing =
-        Display { times: vec![], base: Cloud { count: 0, dim: 2, positions: vec![], attention: None }, twin: None };
+    let nothing = Display {
+        times: vec![],
+        base: Cloud { count: 0, dim: 2, positions: vec![], attention: None },
+        twin: None,
+        samples: None,
+    };
     for report in
         [json!({}), json!(null), json!({"twin": {}, "series": null, "clusters": [], "heads": [{}], "layers": [null]})]
     {

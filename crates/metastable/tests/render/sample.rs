@@ -347,7 +347,7 @@ fn twin(setup: &Twin) -> (Value, Display) {
     });
     let clouds = [cloud(&runs[0], &setup.rates[0], &times), cloud(&runs[1], &setup.rates[1], &times)];
     let [base, second_cloud] = clouds;
-    (report, Display { times, base, twin: Some(second_cloud) })
+    (report, Display { times, base, twin: Some(second_cloud), samples: None })
 }
 
 /// The token strings of a text that tries to break out of the page.
@@ -429,5 +429,5 @@ pub(crate) fn inspect() -> (Value, Display) {
     if let Some(maps) = &mut base.attention {
         maps.rows = HOSTILE.iter().map(|s| (*s).to_owned()).collect();
     }
-    (report, Display { times, base, twin: None })
+    (report, Display { times, base, twin: None, samples: None })
 }

@@ -9,6 +9,6 @@ pub mod plane;
 pub mod scalar_value;
 
 pub use feed_forward::FeedForwardRiccati;
-pub use line::LineHead;
+pub use line::{LineHead, LineMoments};
 pub use plane::PlaneRotation;
 pub use scalar_value::ScalarValue;

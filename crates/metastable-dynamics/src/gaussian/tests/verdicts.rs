@@ -123,3 +123,24 @@ fn a_hundred_random_flows_are_judged_as_their_closed_forms_say() {
         }
     }
 }
+
+/// The head of the published picture "both" \[code\]: an indefinite A + Aᵀ and a V that is neither symmetric nor
+/// definite. Starts that do not blow up come to rest at rank one after some time units, also those whose trace was still
+/// growing shortly before: that is no growth for ever.
+#[test]
+fn rest_after_growth_is_no_growth() {
+    let query = matrix(&[[0.676413265754472, 1.521099185933918], [-0.511876245049014, 1.150194635377595]]);
+    let key = matrix(&[[-0.590716806635919, -0.768765251646185], [-0.335009166050309, 0.09299944353451]]);
+    let value = matrix(&[[1.831753005958785, -0.376887843936194], [0.348112341586006, -0.11628155656537]]);
+    let kernel = GaussianKernel::Softmax { beta: std::f64::consts::FRAC_1_SQRT_2 };
+    let head = Head::new(query, key, value, None).unwrap();
+    for k in 0..40 {
+        let (sin, cos) = (0.157 * f64::from(k)).sin_cos();
+        let (x, y) = (0.9 * cos, 0.9 * sin);
+        let entries = [[0.5 * (1.0 + x), 0.5 * y], [0.5 * y, 0.5 * (1.0 - x)]];
+        let start = Gaussian::centred(matrix(&entries)).unwrap();
+        let flow = flow(head.clone(), kernel, &start);
+        let regime = by_run(&flow, &start);
+        assert!(matches!(regime, Regime::Collapse { rank: 1 } | Regime::BlowUp(_)), "{k}: {regime:?}");
+    }
+}

@@ -90,7 +90,8 @@ pub(super) fn distances(report: &Value) -> Option<String> {
         "" => read::text(twin, "/bound_reason"),
         source => source,
     };
-    let words = format!("Distance between base and LoRA tokens. {source}");
+    let what = if report["gaussian"].is_null() { "tokens" } else { "Gaussians (Bures-Wasserstein)" };
+    let words = format!("Distance between base and LoRA {what}. {source}");
     Some(finish(report, "Distance between base and twin", "distance $\u{3b4}$", &lines, &panel, &words))
 }
 

@@ -1,6 +1,7 @@
 //! The static figures of a run, as standalone SVG files.
 
 mod curves;
+mod gaussian;
 mod inspect;
 mod trajectories;
 
@@ -10,18 +11,24 @@ use serde_json::Value;
 /// Draws the figures that the report has data for, as pairs (file name, SVG text).
 ///
 /// `trajectories.svg` (clouds and trails), `clusters.svg` (number of clusters), `energy.svg`, `distances.svg`
-/// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`.
+/// (measured distance against the proven envelope), `cosine.svg`; for `inspect` also `layers.svg` and `spectra.svg`; for Gaussians
+/// `eigenvalues.svg`, `ellipses.svg` and, for d = 2, `cone.svg`.
 /// Axes are named with their symbols; captions state the configuration's title and seed. The same input gives the
 /// same bytes. Cost O(S n).
 pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
+    // The points of a Gaussian run are covariances: they have a figure of their own.
+    let trajectories = report["gaussian"].is_null();
     let drawn = [
-        ("trajectories.svg", trajectories::draw(report, display)),
+        ("trajectories.svg", trajectories.then(|| trajectories::draw(report, display)).flatten()),
         ("clusters.svg", curves::clusters(report)),
         ("energy.svg", curves::energy(report)),
         ("distances.svg", curves::distances(report)),
         ("cosine.svg", curves::cosine(report)),
         ("layers.svg", inspect::layers(report)),
         ("spectra.svg", inspect::spectra(report)),
+        ("eigenvalues.svg", gaussian::eigenvalues(report)),
+        ("ellipses.svg", gaussian::ellipses(report)),
+        ("cone.svg", gaussian::cone(report, display)),
     ];
     drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?))).collect()
 }

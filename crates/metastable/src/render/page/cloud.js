@@ -83,6 +83,11 @@ function boundsOf(first, last) {
     }
   }
   for (let c = 0; c < dim; c += 1) if (!(low[c] <= high[c])) { low[c] = -1; high[c] = 1; }
+  if (conic) {
+    // The cone up to the highest point.
+    const top = Math.max(high[2], 1e-12);
+    for (let c = 0; c < dim; c += 1) { low[c] = c === 2 ? 0 : -top; high[c] = top; }
+  }
   const bounds = { low, high };
   if (boundsCache.size > 4000) boundsCache.clear();
   boundsCache.set(key, bounds);
@@ -109,7 +114,8 @@ function lens(width, height, frame, plain = false) {
     return { dim, x, y, left, right, top, bottom, unit, at: (p) => [x.at(p[0]), y.at(p[1]), 0] };
   }
   const centre = spherical ? [0, 0, 0] : [middle(0), middle(1), middle(2)];
-  const reach = spherical ? Math.max(1.06, ...low.map(Math.abs), ...high.map(Math.abs)) : Math.hypot(half(0), half(1), half(2)) || 1;
+  // The rim of a cone is √5/2 of its height away from the middle of its axis.
+  const reach = conic ? 2.27 * half(2) : spherical ? Math.max(1.06, ...low.map(Math.abs), ...high.map(Math.abs)) : Math.hypot(half(0), half(1), half(2)) || 1;
   const unit = Math.min(width - 16, height - 16) / (2 * reach), cx = width / 2, cy = height / 2;
   const sy = Math.sin(view.yaw), cyaw = Math.cos(view.yaw), sp = Math.sin(view.pitch), cp = Math.cos(view.pitch);
   const turn = (p) => {
@@ -148,11 +154,12 @@ function drawAxes(pen, eye, colours) {
 
 function drawTriad(pen, eye, colours) {
   if (spherical) drawSphere(pen, eye, colours);
+  if (conic) drawCone(pen, eye, colours);
   const corner = [eye.left + 42, eye.bottom - 42];
   [[1, 0, 0], [0, 1, 0], [0, 0, 1]].forEach((axisVector, k) => {
     const [a, b] = eye.turn(axisVector.map((x, c) => x + eye.centre[c]));
     pen.path([corner, [corner[0] + 26 * a, corner[1] - 26 * b]], { stroke: colours.soft, width: 1.3 });
-    pen.text(corner[0] + 35 * a, corner[1] - 35 * b + 4, `${letter}${"₁₂₃"[k]}`, { colour: colours.soft, font: "italic 13px 'Times New Roman', serif" });
+    pen.text(corner[0] + 35 * a, corner[1] - 35 * b + 4, conic ? CONE_AXES[k] : `${letter}${"₁₂₃"[k]}`, { colour: colours.soft, font: "italic 13px 'Times New Roman', serif" });
   });
 }
 
@@ -169,6 +176,16 @@ function drawSphere(pen, eye, colours) {
       front = ahead;
     }
   }
+}
+
+// The positive semidefinite cone z = √(x² + y²): circles of equal trace and the lines of rank one.
+function drawCone(pen, eye, colours) {
+  const top = 2 * eye.centre[2], rim = (height, a) => eye.at([height * Math.cos(a), height * Math.sin(a), height]);
+  const circle = (height) => Array.from({ length: 73 }, (_, k) => rim(height, 2 * Math.PI * k / 72));
+  for (const share of [0.25, 0.5, 0.75]) pen.path(circle(share * top), { stroke: colours.faint, alpha: 0.35 });
+  pen.path(circle(top), { stroke: colours.faint, width: 1.3, alpha: 0.9 });
+  const apex = eye.at([0, 0, 0]);
+  for (let k = 0; k < 12; k += 1) pen.path([apex, rim(top, Math.PI * k / 6)], { stroke: colours.faint, alpha: 0.3 });
 }
 
 // Convex hull by Andrew's monotone chain.
@@ -238,6 +255,7 @@ function drawCloud(pen, run, frame, width, height, colours, plain = false) {
   const eye = lens(width, height, frame, plain), row = rowAt(run, Math.round(frame));
   if (!plain) drawAxes(pen, eye, colours);
   else if (eye.dim === 3 && spherical) drawSphere(pen, eye, colours);
+  else if (eye.dim === 3 && conic) drawCone(pen, eye, colours);
   drawRings(pen, run, eye, colours);
   const places = [], p = [0, 0, 0], now = plain ? times[Math.round(frame)] : timeNow();
   for (let token = 0; token < run.count; token += 1) {

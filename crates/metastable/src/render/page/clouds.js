@@ -9,7 +9,7 @@ let colours = themeColours();
 on("theme", () => { colours = themeColours(); });
 
 function cloudPanel(run) {
-  const canvas = h("canvas", { tabindex: 0, role: "img", class: run.dim === 3 ? "turns" : null, "aria-label": `Cloud of ${run.count} tokens, ${run.name}. ${run.dim === 3 ? "Arrow keys turn it." : "Arrow keys move in time."} Keys [ and ] choose a token.` });
+  const canvas = h("canvas", { tabindex: 0, role: "img", class: run.dim === 3 ? "turns" : null, "aria-label": `${conic ? `Cone of covariances, ${run.count} starts` : `Cloud of ${run.count} tokens`}, ${run.name}. ${run.dim === 3 ? "Arrow keys turn it." : "Arrow keys move in time."} Keys [ and ] choose a token.` });
   const readout = h("p", { class: "readout no-print" });
   const soft = h("span", { class: "soft" });
   const title = h("p", { class: "panel-title" }, h("span", null, h("span", { class: `swatch ${run.key}` }), run.name), soft);
@@ -24,7 +24,7 @@ function cloudPanel(run) {
     context.clearRect(0, 0, width, height);
     places = drawCloud(canvasPen(context), run, still.matches ? shownFrame() : state.frame, width, height, colours);
     const row = rowAt(run, shownFrame());
-    soft.textContent = row >= 0 ? (({ size }) => `${size} cluster${size === 1 ? "" : "s"} at ${timeWords(times[shownFrame()])}`)(sizesOf(run, row)) : "";
+    soft.textContent = conic ? timeWords(times[shownFrame()]) : row >= 0 ? (({ size }) => `${size} cluster${size === 1 ? "" : "s"} at ${timeWords(times[shownFrame()])}`)(sizesOf(run, row)) : "";
     const chosen = lit();
     readout.replaceChildren(...(chosen >= 0 && chosen < run.count ? [h("b", null, tokenName(chosen)), ` — ${tokenWords(run, shownFrame(), chosen)}`] : []));
   };
@@ -111,11 +111,11 @@ function cloudsSection() {
     twin && runs.length > 1 && checkbox("arrows base → LoRA", view.arrows, (value) => { view.arrows = value; redraw(); }),
     special && special.some(Boolean) && checkbox("special tokens", state.showSpecial, (value) => { state.showSpecial = value; redraw(); emit("view"); }),
     dim === 3 && h("button", { class: "button", type: "button", onclick: () => turnTo(0.6, 0.35) }, "reset view"),
-    h("label", null, "token", token),
+    h("label", null, gaussian ? "start" : "token", token),
   ];
-  const header = ["run", axis.symbol, "token", "text", "cluster", ...Array.from({ length: dim }, (_, k) => `${letter}${k + 1}`)];
+  const header = ["run", axis.symbol, "token", "text", "cluster", ...Array.from({ length: dim }, (_, k) => (conic ? CONE_AXES[k] : `${letter}${k + 1}`))];
   const rows = () => runs.flatMap((run) => Array.from({ length: run.count }, (_, i) => [run.key, times[shownFrame()], i, strings ? strings[i] : "", rowAt(run, shownFrame()) >= 0 ? run.history[rowAt(run, shownFrame())][i] : "", ...position(run, shownFrame(), i)]));
-  const caption = [
+  const caption = conic ? coneCaption() : [
     dim === 1 ? "Tokens on the line, their history below them: time runs upwards. " : "The tokens at the time chosen below. ",
     "Colour and shape: the cluster, by a label that persists through time; grey: alone. ",
     runs.length > 1 && report.clusters && isNumber(report.clusters.radius) && !report.projection ? `Dashed rings on the right: the final clusters of the base run, radius ${show(report.clusters.radius)}. ` : "",
@@ -123,7 +123,7 @@ function cloudsSection() {
     report.projection ? `Drawn through a projection. ${report.projection} ` : "",
     h("span", { class: "no-print" }, "Point at a token to find it in both clouds, click to keep it", dim === 3 ? ", drag to turn" : "", "."),
   ];
-  return section("clouds", layered ? "The tokens through the layers" : "The clouds",
+  return section("clouds", layered ? "The tokens through the layers" : conic ? "The cone of covariances" : "The clouds",
     figure("clouds", caption, [h("div", { class: `pair no-print${runs.length === 1 ? " single" : ""}` }, runs.map(cloudPanel)), filmStrip()], tools,
       { svg: () => exportSvg(runs.map((run) => cloudSvg(run, shownFrame(), 480, dim === 1 ? 380 : 480, false))), csv: () => csv(header, rows()) }));
 }

@@ -26,6 +26,10 @@ const layered = axis.name === "layer";
 const rescaled = Boolean(config.space && config.space.coordinates === "rescaled");
 const spherical = Boolean(config.space && config.space.geometry === "sphere");
 const letter = rescaled ? "z" : "x";
+// A Gaussian run: its verdict, and for d = 2 the cone in which its covariances are drawn.
+const gaussian = report.gaussian || null;
+const conic = Boolean(gaussian && gaussian.cone);
+const CONE_AXES = ["Σ₁₁ − Σ₂₂", "2Σ₁₂", "Σ₁₁ + Σ₂₂"];
 const strings = report.tokens && Array.isArray(report.tokens.strings) ? report.tokens.strings : null;
 const special = report.tokens && Array.isArray(report.tokens.special) ? report.tokens.special : null;
 
@@ -38,14 +42,14 @@ function makeRun(key, name, part) {
   const rows = list(history.labels);
   const seriesTimes = list(series.t).filter(isNumber);
   // The display may hold fewer times than the series: frame -> nearest row of the history.
-  const rowTimes = rows.length === frames ? times : seriesTimes.length === rows.length ? seriesTimes : times;
+  const rowTimes = rows.length === 1 ? times.slice(0, 1) : rows.length === frames ? times : seriesTimes.length === rows.length ? seriesTimes : times;
   return {
     key, name, part: part || {}, count: info.count, dim: info.dim, attention: info.attention,
     positions: floatsOf(`${key}-positions`), levels: bytesOf(`${key}-attention`),
     series, seriesTimes, history: rows, rowTimes, events: list(history.events), places: display.palette[key] || {}, sizes: new Map(),
   };
 }
-const runs = [makeRun("base", twin ? "base" : layered ? "hidden states" : "tokens", report), twin && makeRun("twin", "with LoRA", twin)].filter(Boolean);
+const runs = [makeRun("base", twin ? "base" : layered ? "hidden states" : gaussian ? "covariances" : "tokens", report), twin && makeRun("twin", "with LoRA", twin)].filter(Boolean);
 const base = runs[0];
 const count = base.count;
 
@@ -85,6 +89,7 @@ function styleAt(run, row, token) {
 }
 
 function tokenName(token) {
+  if (gaussian) return token === 0 ? "the first start" : `start ${token}`;
   return strings && strings[token] !== undefined ? `${token} “${visible(String(strings[token]))}”` : `token ${token}`;
 }
 function position(run, frame, token) {
@@ -95,6 +100,7 @@ function tokenWords(run, frame, token) {
   const row = rowAt(run, frame), label = row >= 0 ? run.history[row][token] : undefined;
   const size = row >= 0 ? sizesOf(run, row).get(label) : undefined;
   const place = Array.from(position(run, frame, token)).map((x) => show(x, 4)).join(", ");
+  if (conic) return `${run.name}: (${CONE_AXES.join(", ")}) = (${place})${label === undefined ? "" : `, ${regimeWords(label)}`}`;
   const cluster = label === undefined ? "" : size > 1 ? `, cluster ${label} of ${size} tokens` : ", alone";
   return `${run.name}: (${place})${cluster}`;
 }
@@ -108,6 +114,16 @@ const marks = TIMES.filter(([key]) => twin && twin[key]).map(([key, sign, words,
   const bracket = list(twin[key].bracket);
   return { key, sign, words, meaning, value: isNumber(twin[key].value) ? twin[key].value : null, bracket: bracket.length === 2 && bracket.every(isNumber) ? bracket : null };
 });
+const pole = (part) => (part && part.gaussian && part.gaussian.blow_up ? part.gaussian.blow_up : null);
+if (gaussian) for (const [part, sign, words] of [[report, "t_*", "blow-up"], [twin, "t_L", "blow-up with LoRA"]]) {
+  const found = pole(part);
+  if (found && found.fit <= (config.time || {}).end) marks.push({ key: sign, sign, words, meaning: "the covariance becomes infinite", value: found.fit, bracket: [found.lower, found.upper] });
+}
+// The regime of a label of the family: its labels count the tally of regimes.
+function regimeWords(label) {
+  const regimes = gaussian.family ? list(gaussian.family.regimes) : [], found = regimes[label] || gaussian;
+  return `${String(found.regime).replace(/_/g, " ")}${isNumber(found.limit_rank) ? ` to rank ${found.limit_rank}` : ""}`.replace("bounded to", "bounded, keeps");
+}
 const horizon = report.stop && isNumber(report.stop.time) ? report.stop.time : times[frames - 1];
 
 // Shared state. `frame` may lie between two frames while the page plays.

@@ -75,6 +75,7 @@ function historyPlot(run, order, width) {
 const clip = (text, most) => (Array.from(text).length > most ? `${Array.from(text).slice(0, most - 1).join("")}…` : text);
 
 function historySection() {
+  if (gaussian) return null;
   const shown = runs.filter((run) => run.history.length && run.rowTimes.length === run.history.length);
   if (!shown.length) return null;
   const order = tokenOrder(), plots = [], holder = h("div");

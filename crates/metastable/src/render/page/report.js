@@ -5,7 +5,8 @@ function masthead() {
   byId("kicker").textContent = `metastable · ${job}${twin ? " · twin" : ""}`;
   const facts = [];
   const tokens = report.tokens || {};
-  if (isNumber(tokens.count)) facts.push(`${tokens.count} tokens in dimension ${tokens.dim ?? "–"}`);
+  if (gaussian) facts.push(`a Gaussian in dimension ${tokens.dim ?? "–"}`);
+  else if (isNumber(tokens.count)) facts.push(`${tokens.count} tokens in dimension ${tokens.dim ?? "–"}`);
   if (config.space && config.space.geometry) facts.push(`${config.space.geometry}${rescaled ? ", rescaled coordinates" : ""}`);
   if (frames) facts.push(layered ? `layers ${times[0]} to ${times[frames - 1]}` : `${axis.symbol} from ${show(times[0])} to ${show(times[frames - 1])}`);
   if (report.solver && report.solver.method) facts.push(`${report.solver.method}, ${show(report.solver.steps)} steps`);
@@ -130,10 +131,10 @@ document.addEventListener("keydown", (event) => {
 
 function start() {
   masthead();
-  const panel = timesPanel();
+  const panel = gaussian ? verdictPanel() : timesPanel();
   if (panel) byId("times").append(panel);
   transport();
-  const parts = [modelSection, textSection, count && frames ? cloudsSection : null, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, layersSection, headsSection, provenanceSection];
+  const parts = [modelSection, textSection, count && frames ? cloudsSection : null, spectrumSection, ellipsesSection, particlesSection, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, layersSection, headsSection, provenanceSection];
   const main = byId("main");
   for (const part of parts) {
     const node = part && part();

@@ -3,7 +3,8 @@
 const COLUMNS = {
   n_clusters: ["number of clusters", "$k$"], max_mass: ["largest cluster, share of tokens", "$m$"], energy: ["interaction energy", "$E$"], log_energy: ["log energy", "log $E$"],
   mean_cosine: ["mean cosine", "cos"], min_cosine: ["least cosine", "cos"], max_cosine: ["greatest cosine", "cos"], diameter: ["diameter", "diam"],
-  effective_rank: ["effective rank", "rank"], hull_vertices: ["vertices of the convex hull", "count"], attention_rank: ["rank of the attention matrix", "rank"], anisotropy: ["anisotropy", ""], radius_mean: ["mean radius", "|$x$|"],
+  effective_rank: ["effective rank", "rank"], hull_vertices: ["vertices of the convex hull", "count"], attention_rank: ["rank of the attention matrix", "rank"], anisotropy: ["anisotropy", ""], trace: ["trace", "tr Σ"], log_det: ["log determinant", "ln det Σ"], largest_eigenvalue: ["largest eigenvalue", "λ"], smallest_eigenvalue: ["smallest eigenvalue", "λ"], rank: ["rank", "rank"], condition: ["condition number", "κ"], mean_norm: ["norm of the mean", "|α|"],
+  kernel_invariant: ["invariant tr(NᵀΣ⁻¹N) of the kernel", ""], value_trace: ["tr(V⁻¹Σ)", ""], radius_mean: ["mean radius", "|$x$|"],
 };
 const wordsOf = (column) => (COLUMNS[column] ? COLUMNS[column][0] : column.replace(/_/g, " "));
 
@@ -27,7 +28,7 @@ function smallMultiple(column) {
   const values = own.flatMap((run) => run.series[column].filter(isNumber));
   const [low, high] = extent(values);
   const mayLog = low > 0 && high / low > 50;
-  let logY = mayLog && /energy/.test(column), plot = null;
+  let logY = mayLog && /energy|trace|eigenvalue|condition/.test(column), plot = null;
   const csvText = () => csv(["run", axis.symbol, column], own.flatMap((run) => pointsOf(run.seriesTimes, run.series[column]).map(([t, y]) => [run.key, t, y])));
   const draw = (width) => {
     plot = timePlot({
@@ -78,7 +79,7 @@ function distanceSection() {
   if (!twin) return null;
   const ts = list((twin.series || {}).t).length ? twin.series.t : list((report.series || {}).t).length ? report.series.t : times;
   const paired = twin.paired_distance || {};
-  const curves = [["max", "largest distance, max", paired.max], ["rms", "root mean square", paired.rms], ["w2", "Wasserstein-2", twin.wasserstein2]].filter(([, , values]) => list(values).some(isNumber));
+  const curves = [["max", "largest distance, max", paired.max], ["rms", "root mean square", paired.rms], ["w2", "Wasserstein-2", twin.wasserstein2], ["rms", "covariances alone (Bures)", twin.bures], ["max", "means alone", twin.mean_distance]].filter(([, , values]) => list(values).some(isNumber));
   const bound = list(twin.bound).some(isNumber) ? twin.bound : null;
   if (!curves.length) return null;
   const measured = extent(curves.flatMap(([, , values]) => values.filter((v) => isNumber(v) && v > 0)));
@@ -107,7 +108,7 @@ function distanceSection() {
   follow();
   const key = h("p", { class: "key" }, curves.map(([cls, words]) => sample(cls, words)), bound && sample("bound", `proven envelope ${name}`));
   const tools = [choice("Distance axis", [[true, "log distance"], [false, "linear"]], logY, (value) => { logY = value; emit("axis"); })];
-  const caption = ["Distance of the tokens from themselves without LoRA. ", bound ? "The measured largest distance stays below the proven envelope; the envelope grows faster than the tokens move and leaves the panel where it says nothing about them. " : "",
+  const caption = [gaussian ? "Bures-Wasserstein distance between the Gaussian with LoRA and the one without. " : "Distance of the tokens from themselves without LoRA. ", bound ? "The measured largest distance stays below the proven envelope; the envelope grows faster than the tokens move and leaves the panel where it says nothing about them. " : "",
     twin.bound_source ? `${twin.bound_source} ` : "", twin.bound_reason ? `No envelope: ${twin.bound_reason}` : "", isNumber(twin.max_distance) ? `Largest distance of the run: ${show(twin.max_distance)}.` : ""];
   const rows = () => list(ts).map((t, k) => [t, ...curves.map(([, , values]) => values[k]), bound ? bound[k] : null]);
   return section("distance", "Distance between base and LoRA", figure("distances", caption, [key, holder, now], tools,

@@ -1,0 +1,270 @@
+//! A Gaussian run as it is meant: files read, shapes checked, the kernel asked whether it keeps Gaussians.
+
+use std::path::{Path, PathBuf};
+
+use metastable_dynamics::attention::AttentionKernel;
+use metastable_dynamics::field::{GaussianFlow, GaussianKernel};
+use metastable_dynamics::measure::Gaussian;
+use metastable_dynamics::solver::{Method, SolverOptions};
+use metastable_dynamics::{DynamicsError, Head};
+
+use super::grid;
+use super::particles::{self, Particles};
+use super::written::{FeedForwardConfig, GaussianConfig, VectorConfig};
+use crate::error::LabError;
+use crate::simulate::forms::MatrixConfig;
+use crate::simulate::inputs::Inputs;
+use crate::simulate::{kernel, meant};
+use crate::simulate::written::{Coordinates, GeometryName, PlacementName, SimulateConfig, TimeConfig};
+
+/// Relative tolerance of mean and covariance where the config gives none.
+pub const DEFAULT_RTOL: f64 = 1e-12;
+/// Absolute tolerance where the config gives none.
+pub const DEFAULT_ATOL: f64 = 1e-14;
+/// Larger matrices are refused: a state has d² numbers and a step costs d³.
+const LARGEST_DIM: usize = 1024;
+
+/// A validated Gaussian run.
+#[derive(Debug)]
+pub struct GaussianSimulation {
+    /// The config as resolved: title, seed, method and tolerances filled in.
+    pub config: SimulateConfig,
+    /// N(mean, covariance) at time 0.
+    pub start: Gaussian,
+    /// The heads of the base run.
+    pub heads: Vec<Head>,
+    /// The heads of the twin, if any update was given.
+    pub adapted: Option<Vec<Head>>,
+    /// The kernel in its Gaussian form.
+    pub kernel: GaussianKernel,
+    /// The kernel of particles.
+    pub attention: AttentionKernel,
+    /// More starts of the base flow.
+    pub family: Vec<Gaussian>,
+    /// Particles beside the moments.
+    pub particles: Option<Particles>,
+    /// Times to save, the first is 0.
+    pub times: Vec<f64>,
+    /// How to integrate.
+    pub solver: SolverOptions,
+    /// Files that were read, by the names that the config gives them.
+    pub inputs: Vec<(String, PathBuf)>,
+    feed_forward: Option<(metastable_dynamics::Matrix, Vec<f64>)>,
+    noise: f64,
+}
+
+impl GaussianSimulation {
+    /// Validates a written config; relative files are looked up in the folder of `file`, which errors name.
+    ///
+    /// # Errors
+    /// [`LabError`] naming the key and what was expected; file errors naming the file.
+    pub fn new(mut config: SimulateConfig, file: &Path) -> Result<Self, LabError> {
+        if config.title.is_none() {
+            config.title = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        }
+        let mut inputs = Inputs::new(file);
+        let written = config.gaussian.clone().ok_or_else(|| inputs.missing("gaussian"))?;
+        refuse_particles_only(&config, &inputs)?;
+        let start = start(&written, &mut inputs)?;
+        let d = start.dim();
+        let heads = meant::read_heads(&config.head, d, &mut inputs)?;
+        let adapted = meant::adapt(&config.lora.0, &heads, &mut inputs)?;
+        let feed_forward = feed_forward(written.feed_forward.as_ref(), d, &mut inputs)?;
+        let noise = noise(&written, &config.time, &inputs)?;
+        let family = grid::starts(written.grid, d, &inputs)?;
+        let times = meant::times(&config.time, (d + d * d) * (1 + family.len()), &inputs)?;
+        fill_tolerances(&mut config.time);
+        let solver = meant::solver(&config.time, &inputs)?;
+        let attention = kernel::kernel(&config.kernel, &solver, &inputs)?;
+        let kernel = gaussian_kernel(&attention, &inputs)?;
+        let particles =
+            particles::meant(&written, &start, config.seed, feed_forward.is_some() || noise > 0.0, &inputs)?;
+        let inputs_read = inputs.files();
+        let simulation = Self {
+            config,
+            start,
+            heads,
+            adapted,
+            kernel,
+            attention,
+            family,
+            particles,
+            times,
+            solver,
+            inputs: inputs_read,
+            feed_forward,
+            noise,
+        };
+        for heads in std::iter::once(&simulation.heads).chain(&simulation.adapted) {
+            simulation.require_finite_start(heads, &inputs)?;
+        }
+        Ok(simulation)
+    }
+
+    /// The flow from `start` under `heads`.
+    ///
+    /// # Errors
+    /// [`DynamicsError`] if heads, kernel and start do not fit together.
+    pub fn flow(&self, heads: &[Head], start: &Gaussian) -> Result<GaussianFlow, DynamicsError> {
+        let flow = GaussianFlow::new(heads.to_vec(), self.kernel, start)?;
+        let flow = match &self.feed_forward {
+            Some((weight, bias)) => flow.with_feed_forward(weight.clone(), bias.clone())?,
+            None => flow,
+        };
+        flow.with_noise(self.noise)
+    }
+
+    /// Scores and values whose products overflow are said at the door, not met as a blow-up at time 0.
+    fn require_finite_start(&self, heads: &[Head], inputs: &Inputs) -> Result<(), LabError> {
+        let flow = self.flow(heads, &self.start).map_err(|source| inputs.refused("gaussian", source))?;
+        flow.moment_velocity(&self.start).map(|_| ()).map_err(|source| match source {
+            DynamicsError::NotFinite { .. } | DynamicsError::Decomposition { .. } => inputs.wrong(
+                "kernel.beta",
+                "scores and values whose products with the covariance are finite",
+                format!("beta = {}, with which the velocity overflows at time 0", self.config.kernel.beta),
+            ),
+            other => inputs.refused("gaussian", other),
+        })
+    }
+}
+
+/// What belongs to particles alone.
+fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabError> {
+    if !config.tokens.is_absent() {
+        return Err(inputs.wrong("gaussian", "either [tokens] or [gaussian]", "both"));
+    }
+    if config.space.geometry == GeometryName::Sphere {
+        let found = "\"sphere\": the normalised tokens of a Gaussian are not Gaussian";
+        return Err(inputs.wrong("space.geometry", "\"euclidean\" for a Gaussian", found));
+    }
+    if config.space.coordinates == Coordinates::Rescaled {
+        return Err(inputs.wrong("space.coordinates", "\"plain\" for a Gaussian", "\"rescaled\""));
+    }
+    let others = [
+        ("space.placement", config.space.placement.is_some_and(|name| name != PlacementName::None)),
+        ("layer", !config.layer.is_empty()),
+        ("feed_forward", config.feed_forward.is_some()),
+        ("noise", config.noise.is_some()),
+    ];
+    if let Some((key, _)) = others.iter().find(|(_, given)| *given) {
+        let expected = "none beside [gaussian], whose own keys are gaussian.feed_forward and gaussian.noise";
+        return Err(inputs.wrong(key, expected, "one"));
+    }
+    if config.observe.cascade == Some(true) {
+        return Err(inputs.wrong("observe.cascade", "false for a Gaussian, which has no clusters", true));
+    }
+    Ok(())
+}
+
+/// Mean and covariance.
+fn start(written: &GaussianConfig, inputs: &mut Inputs) -> Result<Gaussian, LabError> {
+    let mean = written.mean.as_ref().map(|mean| vector("gaussian.mean", mean, inputs)).transpose()?;
+    let d = dim(written, mean.as_deref(), inputs)?;
+    let mean = mean.unwrap_or_else(|| vec![0.0; d]);
+    let half = MatrixConfig::Scalar(0.5);
+    let covariance = match (&written.covariance, written.grid) {
+        (Some(covariance), _) => covariance,
+        (None, Some(_)) => &half,
+        (None, None) => {
+            return Err(inputs.wrong("gaussian.covariance", "a [d, d] matrix, inline or in a file", "none"));
+        }
+    };
+    let covariance = inputs.matrix("gaussian.covariance", covariance, Some(d), d)?;
+    Gaussian::new(mean, covariance).map_err(|source| match source {
+        DynamicsError::Domain { expected, found, .. } => inputs.wrong("gaussian.covariance", expected, found),
+        other => inputs.refused("gaussian.covariance", other),
+    })
+}
+
+/// The dimension: the mean's, else the covariance's, else the key's, else that of the grid.
+fn dim(written: &GaussianConfig, mean: Option<&[f64]>, inputs: &mut Inputs) -> Result<usize, LabError> {
+    let rows = match &written.covariance {
+        Some(MatrixConfig::Rows(rows)) => Some(rows.len()),
+        Some(MatrixConfig::File(file, tensor)) => inputs.array(file, tensor.as_deref())?.1.shape().first().copied(),
+        _ => None,
+    };
+    let known = mean.map(<[f64]>::len).or(rows);
+    if let (Some(known), Some(d)) = (known, written.d)
+        && known != d
+    {
+        return Err(inputs.wrong("gaussian.d", format!("{known}, as the mean or the covariance"), d));
+    }
+    let d = known.or(written.d).or(written.grid.map(|_| 2));
+    match d {
+        Some(0) => Err(inputs.wrong("gaussian", "a dimension of at least 1", 0)),
+        Some(d) if d > LARGEST_DIM => Err(inputs.wrong("gaussian", format!("a dimension of at most {LARGEST_DIM}"), d)),
+        Some(d) => Ok(d),
+        None => Err(inputs.wrong("gaussian.d", "the dimension, which neither mean nor covariance tells", "none")),
+    }
+}
+
+pub(in crate::simulate) fn vector(key: &str, written: &VectorConfig, inputs: &mut Inputs) -> Result<Vec<f64>, LabError> {
+    let (file, tensor) = match written {
+        VectorConfig::Values(values) => {
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(inputs.wrong(key, "finite numbers", format!("{} at entry {index}", values[index])));
+            }
+            return Ok(values.clone());
+        }
+        VectorConfig::File(file) => (file, None),
+        VectorConfig::Tensor { file, tensor } => (file, Some(tensor.as_str())),
+    };
+    let (path, array) = inputs.array(file, tensor)?;
+    array.into_vector(&path)
+}
+
+fn feed_forward(
+    written: Option<&FeedForwardConfig>,
+    d: usize,
+    inputs: &mut Inputs,
+) -> Result<Option<(metastable_dynamics::Matrix, Vec<f64>)>, LabError> {
+    let Some(written) = written else { return Ok(None) };
+    let weight = inputs.matrix("gaussian.feed_forward.weight", &written.weight, Some(d), d)?;
+    let bias = match &written.bias {
+        Some(bias) => vector("gaussian.feed_forward.bias", bias, inputs)?,
+        None => vec![0.0; d],
+    };
+    if bias.len() != d {
+        return Err(inputs.wrong("gaussian.feed_forward.bias", format!("{d} numbers"), bias.len()));
+    }
+    Ok(Some((weight, bias)))
+}
+
+fn noise(written: &GaussianConfig, time: &TimeConfig, inputs: &Inputs) -> Result<f64, LabError> {
+    let tau = written.noise.unwrap_or(0.0);
+    if !(tau.is_finite() && tau >= 0.0) {
+        return Err(inputs.wrong("gaussian.noise", "a finite number >= 0", tau));
+    }
+    if tau > 0.0 && time.layers.is_some() {
+        return Err(inputs.wrong("gaussian.noise", "no noise beside a finite number of layers", tau));
+    }
+    Ok(tau)
+}
+
+/// The Gaussian form of the kernel, or why there is none.
+fn gaussian_kernel(attention: &AttentionKernel, inputs: &Inputs) -> Result<GaussianKernel, LabError> {
+    let kernel = GaussianKernel::of(attention).map_err(|source| match source {
+        DynamicsError::NoGaussianClosure { kernel, reason } => {
+            let key = if kernel == "causal" { "kernel.mask" } else { "kernel.normalization" };
+            let found = format!("{kernel} attention: {reason}");
+            inputs.wrong(key, "a kernel under which a Gaussian stays Gaussian", found)
+        }
+        other => inputs.refused("kernel", other),
+    })?;
+    if matches!(kernel, GaussianKernel::SquaredDistance { beta } if beta < 0.0) {
+        return Err(inputs.wrong("kernel.beta", "a number >= 0 for squared distances", kernel.beta()));
+    }
+    Ok(kernel)
+}
+
+/// Moments are cheap, so they are followed to the last digits unless the config says otherwise.
+fn fill_tolerances(time: &mut TimeConfig) {
+    if time.layers.is_some() || time.dt.is_some() {
+        return;
+    }
+    let method = *time.method.get_or_insert(Method::Dop853);
+    if method.is_adaptive() {
+        time.rtol.get_or_insert(DEFAULT_RTOL);
+        time.atol.get_or_insert(DEFAULT_ATOL);
+    }
+}
