@@ -15,6 +15,7 @@ pub mod bounds;
 mod certificate;
 mod clock;
 pub mod closed_form;
+pub mod energy;
 mod evolve;
 mod invariant;
 mod regime;

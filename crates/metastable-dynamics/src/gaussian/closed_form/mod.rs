@@ -1,10 +1,12 @@
 //! Gaussian flows in closed form: the oracles of the solver, and answers that need no solver.
 //!
 //! [`scalar_value`] (V = vI, softmax, any dimension), [`feed_forward`] (the same with a linear feed-forward part: one
-//! matrix exponential), `line` (d = 1: softmax, L2, Sinkhorn, noise), [`plane`] (rotation in two dimensions).
+//! matrix exponential), `line` (d = 1: softmax, L2, Sinkhorn, noise), [`plane`] (rotation in two dimensions);
+//! [`open`] has the fields of kernels that do not keep Gaussians.
 
 pub mod feed_forward;
 pub mod line;
+pub mod open;
 pub mod plane;
 pub mod scalar_value;
 

@@ -5,9 +5,11 @@
 
 mod blow_up;
 mod collapse;
+mod energy;
 mod invariants;
 mod line_and_plane;
 mod master;
+mod symmetries;
 mod verdicts;
 
 use crate::field::{GaussianFlow, GaussianKernel};

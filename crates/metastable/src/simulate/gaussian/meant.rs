@@ -14,8 +14,8 @@ use super::written::{FeedForwardConfig, GaussianConfig, VectorConfig};
 use crate::error::LabError;
 use crate::simulate::forms::MatrixConfig;
 use crate::simulate::inputs::Inputs;
-use crate::simulate::{kernel, meant};
 use crate::simulate::written::{Coordinates, GeometryName, PlacementName, SimulateConfig, TimeConfig};
+use crate::simulate::{kernel, meant};
 
 /// Relative tolerance of mean and covariance where the config gives none.
 pub const DEFAULT_RTOL: f64 = 1e-12;
@@ -198,7 +198,11 @@ fn dim(written: &GaussianConfig, mean: Option<&[f64]>, inputs: &mut Inputs) -> R
     }
 }
 
-pub(in crate::simulate) fn vector(key: &str, written: &VectorConfig, inputs: &mut Inputs) -> Result<Vec<f64>, LabError> {
+pub(in crate::simulate) fn vector(
+    key: &str,
+    written: &VectorConfig,
+    inputs: &mut Inputs,
+) -> Result<Vec<f64>, LabError> {
     let (file, tensor) = match written {
         VectorConfig::Values(values) => {
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
@@ -209,6 +213,9 @@ pub(in crate::simulate) fn vector(key: &str, written: &VectorConfig, inputs: &mu
         VectorConfig::File(file) => (file, None),
         VectorConfig::Tensor { file, tensor } => (file, Some(tensor.as_str())),
     };
+    if !(file.ends_with(".npy") || file.ends_with(".safetensors")) {
+        return Err(inputs.wrong(key, "a list of numbers, or a .npy or .safetensors file", file));
+    }
     let (path, array) = inputs.array(file, tensor)?;
     array.into_vector(&path)
 }

@@ -64,7 +64,10 @@ fn one() -> f64 {
 
 /// A vector: a list of numbers, or a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a list of numbers, a file name, or {file, tensor}")]
+#[serde(
+    untagged,
+    expecting = "invalid type: something else, expected a list of numbers, a file name, or {file, tensor}"
+)]
 pub enum VectorConfig {
     /// Inline.
     Values(Vec<f64>),
