@@ -21,7 +21,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// W [d, d] and b [d].
+    /// W \[d, d\] and b \[d\].
     ///
     /// # Errors
     /// [`DynamicsError::Shape`] unless W is square and b has as many entries; [`DynamicsError::NotFinite`].

@@ -157,7 +157,8 @@ fn sinkhorn_mean() -> Measured {
 }
 
 fn energies() -> Measured {
-    let start = random::standard_normal(320, 8, 2);
+    // Tokens of size one: exponential flows of larger ones escape at once.
+    let start = random::uniform(320, 8, 2, -0.8, 0.8);
     let sigmoid = Normalization::Sigmoid { bias: -0.2 };
     let mut worst = 0.0_f64;
     for normalization in
@@ -174,7 +175,8 @@ fn energies() -> Measured {
                 .collect();
             let climbs = (value > 0.0) != matches!(normalization, Normalization::Sinkhorn(_));
             let signed: Vec<f64> = energies?.iter().map(|e| if climbs { *e } else { -e }).collect();
-            if signed[12] - signed[0] < 1e-4 {
+            // It must move for the comparison to mean anything.
+            if signed[12] - signed[0] < 1e-5 {
                 return Ok(f64::NAN);
             }
             worst = worst.max(largest_fall(&signed) / most(&signed.iter().map(|e| e.abs()).collect::<Vec<_>>()));
