@@ -91,6 +91,28 @@ fn a_run_killed_in_any_phase_continues_to_the_same_bytes() {
     }
 }
 
+/// Warm starts of Sinkhorn, cuts between layers and noise are all in the saved state.
+#[test]
+fn runs_with_memory_layers_or_noise_killed_at_any_step_continue_to_the_same_bytes() {
+    let tokens = "tokens = {law = \"gaussian\", n = 30, d = 3}\nlora = {target = \"value\", delta = 0.1}\n";
+    for kind in [
+        "time = {end = 3.0, save = 11}\nkernel = {normalization = \"sinkhorn\", epsilon = 2.0}\nhead = [{value = 0.3}]",
+        "time = {end = 2.0, save = 11}\nlayer = [{head = [{value = -0.5}]}, {head = [{value = 0.5}]}]",
+        "time = {end = 3.0, save = 11, method = \"euler\", dt = 0.02}\nnoise.temperature = 0.1\nhead = [{value = -0.3}]",
+    ] {
+        let world = World::new();
+        world.write("twin.toml", format!("{tokens}{kind}\n"));
+        world.succeed(&["simulate", "twin.toml", "-o", "whole"]);
+        for phase in &PHASES[..2] {
+            let mut run = Started::new(&world, "killed");
+            run.wait_for(phase);
+            run.child.kill().unwrap();
+            run.end();
+        }
+        continued(&world, "killed", "");
+    }
+}
+
 #[test]
 fn a_run_killed_again_and_again_continues_to_the_same_bytes() {
     let world = world();

@@ -17,6 +17,7 @@ mod inspect_adapter;
 mod interrupted;
 mod lipschitz;
 mod main_job;
+mod regimes;
 #[cfg(unix)]
 mod sweep;
 mod threads;

@@ -50,6 +50,21 @@ pub enum DynamicsError {
         /// Why, from the mathematics.
         reason: &'static str,
     },
+    /// Sinkhorn's alternation did not make both marginals uniform.
+    #[error(
+        "sinkhorn attention does not converge at epsilon = {epsilon}: after {iterations} iterations the residual is \
+         {residual:.3e}, expected at most {tolerance:e}"
+    )]
+    NotConverged {
+        /// ε.
+        epsilon: f64,
+        /// The largest relative error of a column sum (or, for derivatives, of the linear system).
+        residual: f64,
+        /// What it should have been.
+        tolerance: f64,
+        /// Passes over all pairs and back that were taken.
+        iterations: u32,
+    },
     /// A decomposition did not converge.
     #[error("{name}: the {what} did not converge")]
     Decomposition {

@@ -148,12 +148,6 @@ impl Linear {
         &self.weight
     }
 
-    /// Takes another W [outputs, inputs], of the same shape.
-    pub(crate) fn replace_weight(&mut self, weight: Vec<f32>) {
-        debug_assert_eq!(weight.len(), self.weight.len());
-        self.weight = weight;
-    }
-
     /// b [outputs], where there is one.
     pub(crate) fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()

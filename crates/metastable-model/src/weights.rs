@@ -133,12 +133,6 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn path(&self) -> &Path {
-        match self {
-            Self::Folder(path) | Self::Gguf(path) => path,
-        }
-    }
-
     pub(crate) fn text(&self, vocab: usize) -> Result<Text, ModelError> {
         match self {
             Self::Folder(folder) => Text::open(&folder.join("tokenizer.json"), vocab),

@@ -31,7 +31,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..3 {
             for (transposed, best) in best.iter_mut().enumerate() {
                 let start = Instant::now();
-                if transposed == 1 { map.apply_transposed(&direction, &mut out) } else { map.apply(&direction, &mut out) }
+                if transposed == 1 {
+                    map.apply_transposed(&direction, &mut out)
+                } else {
+                    map.apply(&direction, &mut out)
+                }
                 *best = best.min(start.elapsed().as_secs_f64());
             }
         }

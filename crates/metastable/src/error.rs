@@ -334,7 +334,7 @@ impl LabError {
                 _ => ErrorKind::Failure,
             },
             Self::Dynamics(source) => match source {
-                DynamicsError::Decomposition { .. } => ErrorKind::Failure,
+                DynamicsError::Decomposition { .. } | DynamicsError::NotConverged { .. } => ErrorKind::Failure,
                 _ => ErrorKind::Config,
             },
             Self::Read { .. }
@@ -371,6 +371,9 @@ impl LabError {
             }
             Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space and run the same command again, or choose another folder with -o".into())
+            }
+            Self::Dynamics(DynamicsError::NotConverged { .. }) => {
+                Some("raise kernel.epsilon, kernel.max_iterations or kernel.tolerance".into())
             }
             Self::ForeignFolder { .. } | Self::NotAFolder { .. } => Some("choose another folder with -o".into()),
             Self::FinishedFolder { .. } => Some("choose another folder with -o, or replace it with --overwrite".into()),

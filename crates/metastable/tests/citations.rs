@@ -59,17 +59,19 @@ fn item_exists(name: &str) -> bool {
     !items.is_empty() && items.iter().all(|item| declares(&text, item))
 }
 
-/// `laws::name` is the test `name` in tests/laws.rs.
+/// `laws::name` is the test `name` in tests/laws.rs, of the lab or of the mathematics.
 fn test_exists(file: &str, name: &str) -> bool {
-    let path = root().join("crates/metastable/tests").join(format!("{file}.rs"));
-    let Ok(text) = read_to_string(path) else { return false };
+    let paths = ["metastable", "metastable-dynamics"].map(|of| root().join(format!("crates/{of}/tests/{file}.rs")));
+    let Some(text) = paths.iter().find_map(|path| read_to_string(path).ok()) else { return false };
     if file == "laws" { text.lines().any(|line| line.trim() == format!("{name},")) } else { declares(&text, name) }
 }
 
 fn exists(name: &str) -> bool {
     match name.split_once("::") {
         Some(("laws" | "seed_42" | "examples", "…")) => true,
-        Some((file @ ("laws" | "seed_42" | "examples" | "gaussian" | "sweep"), test)) => test_exists(file, test),
+        Some((file @ ("laws" | "seed_42" | "examples" | "gaussian" | "kernels" | "placements" | "sweep"), test)) => {
+            test_exists(file, test)
+        }
         Some(_) => item_exists(name),
         None => !name.starts_with("examples/") || root().join(name).is_file(),
     }
@@ -89,6 +91,7 @@ fn a_citation_of_nothing_is_noticed() {
         "metastable_dynamics::no_such_module::mode_growth",
         "laws::no_such_law",
         "seed_42::no_such_test",
+        "kernels::no_such_test",
         "examples/no-such-example.toml",
     ] {
         assert!(!exists(wrong), "{wrong}");

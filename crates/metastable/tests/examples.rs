@@ -219,3 +219,28 @@ fn the_cones_of_indefinite_heads_end_on_lines_or_at_poles() {
     // 6 of 54 is 11 % with a standard deviation of 4.
     assert!((poles as f64 / 648.0 - 6.0 / 54.0).abs() < 0.12, "{poles}");
 }
+
+#[test]
+fn the_sinkhorn_example_keeps_its_laws() {
+    let report = outcome("sinkhorn");
+    let names: Vec<&str> = report.laws.iter().map(|law| law.name).collect();
+    assert_eq!(names, ["sinkhorn_mean", "sinkhorn_cost"]);
+    for law in &report.laws {
+        // Column sums are one within 1e-12, the solver's relative tolerance is 1e-10, tokens grow to about ten.
+        assert!(law.largest_violation.unwrap() < 1e-8, "{law:?}");
+    }
+}
+
+#[test]
+fn the_layers_example_gathers_and_spreads() {
+    let report = outcome("layers");
+    let cosine: Vec<f64> = report.series.mean_cosine.iter().map(|c| c.unwrap()).collect();
+    // Half of the 80 saved intervals each way, far beyond what noise of temperature 0.002 can do.
+    assert!(
+        cosine[40] > cosine[0] + 0.3 && cosine[80] < cosine[40] - 0.05,
+        "{} {} {}",
+        cosine[0],
+        cosine[40],
+        cosine[80]
+    );
+}

@@ -94,4 +94,12 @@ law_tests! {
     a_linear_feed_forward_part_balances_collapse_at_the_solution_of_its_riccati_equation,
     twelve_layers_miss_the_flow_by_3_394e_3,
     covariances_collapse_to_what_the_head_cannot_see,
+    every_kernel_has_its_reference_field,
+    two_symmetric_tokens_move_by_the_hyperbolic_functions_of_their_kernel,
+    sinkhorn_moves_the_mean_by_the_exponential_of_v_over_epsilon,
+    attention_climbs_its_energy_and_sinkhorn_descends_its_cost,
+    second_moments_of_linear_attention_close_for_any_cloud,
+    near_collapse_norms_decide_between_exponential_and_algebraic_rates,
+    noise_has_the_moments_of_euler_maruyama_on_ornstein_uhlenbeck,
+    two_solutions_drift_apart_by_at_most_dobrushins_factor,
 }

@@ -32,6 +32,8 @@
 //! a fixed order, so it is equal to the bit on any number of threads: the VJP goes once over rows i (maximum,
 //! partition and ρ_i of each row, q̄_i) and once over columns j, where it recomputes the scores (k̄_j, v̄_j).
 //! Where weights themselves exceed f64 (exponential of huge scores), so do their derivatives.
+//! Sinkhorn's weights are no function of one row: [`super::sinkhorn`] differentiates them; products are NaN where it
+//! does not converge.
 //!
 //! # References
 //! Formulas \[derived\] and \[checked\] against dense Jacobians here; the row sum ρ_i in place of
@@ -42,8 +44,9 @@ use rayon::prelude::*;
 use super::exponential::exp_below_zero;
 use super::fused::SERIAL_PAIRS;
 use super::kernel::{AttentionKernel, Mask, Normalization, Score};
+use super::lanes::{lane_dot, lane_dot_shifted, lane_sum};
 use super::projections::Projections;
-use super::streaming::{lane_dot, lane_dot_shifted, lane_sum};
+use super::sinkhorn;
 use crate::linalg::Matrix;
 
 /// Gradients with respect to queries Q x_i (without beta), keys K x_j and values V x_j.
@@ -94,7 +97,7 @@ pub fn attend_jvp(projections: &Projections, direction: &Projections, kernel: &A
 /// cost as [`attend_jvp`].
 ///
 /// # Panics
-/// If shapes differ.
+/// If shapes differ; for Sinkhorn, which has no rescaled flow.
 pub fn attend_relative_jvp(
     projections: &Projections,
     direction: &Projections,
@@ -117,7 +120,7 @@ pub fn attend_vjp(projections: &Projections, kernel: &AttentionKernel, cotangent
 /// [`attend_vjp`].
 ///
 /// # Panics
-/// If the cotangent has another shape than the messages.
+/// If the cotangent has another shape than the messages; for Sinkhorn, which has no rescaled flow.
 pub fn attend_relative_vjp(projections: &Projections, kernel: &AttentionKernel, cotangent: &[f64]) -> Cotangents {
     vjp(Frame::Relative, projections, kernel, cotangent)
 }
@@ -145,6 +148,14 @@ impl Frame {
 fn jvp(frame: Frame, projections: &Projections, direction: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
     let (n, m) = (projections.count(), projections.value_width());
     assert_eq!(out.len(), n * m, "n messages of width m");
+    if let Normalization::Sinkhorn(options) = kernel.normalization() {
+        assert_eq!(frame, Frame::Absolute, "rescaled flows have no sinkhorn");
+        let potentials = sinkhorn::solve(projections, options, &[]);
+        if potentials.and_then(|p| sinkhorn::jvp(projections, direction, options, &p, out)).is_err() {
+            out.fill(f64::NAN);
+        }
+        return;
+    }
     let (normalization, gain) = (kernel.normalization(), projections.gain());
     let row_of = |(scores, tangents): &mut (Vec<f64>, Vec<f64>), (i, out): (usize, &mut [f64])| {
         let weights = projections.scores(i, kernel.mask(), scores);
@@ -168,6 +179,14 @@ fn jvp(frame: Frame, projections: &Projections, direction: &Projections, kernel:
 fn vjp(frame: Frame, projections: &Projections, kernel: &AttentionKernel, cotangent: &[f64]) -> Cotangents {
     let (n, k, m) = (projections.count(), projections.width(), projections.value_width());
     assert_eq!(cotangent.len(), n * m, "n cotangents of width m");
+    if let Normalization::Sinkhorn(options) = kernel.normalization() {
+        assert_eq!(frame, Frame::Absolute, "rescaled flows have no sinkhorn");
+        let potentials = sinkhorn::solve(projections, options, &[]);
+        let gradients = potentials.and_then(|p| sinkhorn::vjp(projections, options, &p, cotangent));
+        let nowhere = |_| [vec![f64::NAN; n * k], vec![f64::NAN; n * k], vec![f64::NAN; n * m]];
+        let [queries, keys, values] = gradients.unwrap_or_else(nowhere);
+        return Cotangents { queries, keys, values };
+    }
     let mut bars = Cotangents { queries: vec![0.0; n * k], keys: vec![0.0; n * k], values: vec![0.0; n * m] };
     let backward = Backward { frame, projections, kernel, cotangent };
     let rows = backward.rows(&mut bars.queries);
@@ -346,6 +365,8 @@ impl RowStatistics {
             }
             Normalization::Linear => (gain * s / visible, 1.0 / visible),
             Normalization::Hardmax => (if s == self.top { 1.0 / self.partition } else { 0.0 }, 0.0),
+            // Not a function of one row; `jvp` and `vjp` never bring it here.
+            Normalization::Sinkhorn(_) => (f64::NAN, f64::NAN),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Queries and keys of a cloud, laid out for streaming.
 
 use super::kernel::{AttentionKernel, Mask, Score};
+use crate::head::Head;
 use crate::linalg::Matrix;
 
 /// Queries, keys and values of n tokens under one head.
@@ -40,6 +41,11 @@ impl Projections {
         }
     }
 
+    /// Empty buffers for n tokens under one head.
+    pub fn like(head: &Head, count: usize) -> Self {
+        Self::zeros(count, head.query().rows(), head.value().rows())
+    }
+
     /// Fills queries Q x_i, keys K x_j, values V x_j from tokens [n, d] and [·, d] matrices. O(n d (2k + m)).
     ///
     /// `gain` multiplies every score and must not be negative; it is clamped to [`MAX_GAIN`].
@@ -58,6 +64,18 @@ impl Projections {
         }
         fill_transposed(tokens, key, &mut self.keys);
         fill_transposed(tokens, value, &mut self.values);
+    }
+
+    /// Keys as queries and queries as keys, without values: its scores are s_ji. O(n k).
+    pub(super) fn swapped(&self) -> Self {
+        let (n, k) = (self.count, self.width);
+        Self {
+            queries: (0..n).flat_map(|j| (0..k).map(move |c| self.keys[c * n + j])).collect(),
+            keys: (0..k).flat_map(|c| (0..n).map(move |i| self.queries[i * k + c])).collect(),
+            values: Vec::new(),
+            value_width: 0,
+            ..*self
+        }
     }
 
     /// The number n of tokens.

@@ -10,7 +10,9 @@ use rayon::prelude::*;
 use super::exponential::exp_below_zero;
 use super::fused::{self, Frame, Problem, Rounded, SERIAL_PAIRS};
 use super::kernel::{AttentionKernel, Normalization};
+use super::lanes::{LANES, lane_dot, lane_dot_shifted, lane_sum, max};
 use super::projections::Projections;
+use super::sinkhorn;
 use crate::lanes::Level;
 use crate::simd::{Loop, widest};
 
@@ -43,7 +45,7 @@ pub fn for_each_row(
 
 /// Writes Σ_j P_ij v_j into `out` [n, m]. O(n² (k + m)) time. Large clouds go through [`fused`].
 pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    if is_large(projections) {
+    if is_for_fused(projections, kernel) {
         return fused::answer(&Problem::of(projections, kernel, Frame::Absolute), Level::best(), out);
     }
     struct Sums<'a>(&'a Projections);
@@ -62,7 +64,11 @@ pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f6
 /// weights and sums are formed in it. O(n² (k + m)) time, less than half of that of [`attend`].
 ///
 /// The weights err by about 1e-7 max |S|, the messages by that times the spread of the values, plus 2e-7 of their size.
+/// Sinkhorn's weights stay in `f64`: their potentials are a fixed point that single precision cannot reach.
 pub fn attend_in_single_precision(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
+    if matches!(kernel.normalization(), Normalization::Sinkhorn(_)) {
+        return attend(projections, kernel, out);
+    }
     let mut messages = vec![0.0_f32; out.len()];
     fused::answer(&Rounded::new(projections).problem(kernel, Frame::Absolute), Level::best(), &mut messages);
     out.iter_mut().zip(messages).for_each(|(out, message)| *out = f64::from(message));
@@ -71,7 +77,7 @@ pub fn attend_in_single_precision(projections: &Projections, kernel: &AttentionK
 /// Writes Σ_j P_ij (v_j - v_i) into `out` [n, m]: the rescaled flows' form, exactly zero at consensus. Large clouds go
 /// through [`fused`].
 pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    if is_large(projections) {
+    if is_for_fused(projections, kernel) {
         return fused::answer(&Problem::of(projections, kernel, Frame::Relative), Level::best(), out);
     }
     struct RelativeSums<'a>(&'a Projections);
@@ -87,13 +93,21 @@ pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out:
     rows(projections, kernel, out, &RelativeSums(projections));
 }
 
-/// Whether packing keys and values for the fused kernels pays.
+/// Whether the fused kernels know the weights, and packing keys and values for them pays.
+fn is_for_fused(projections: &Projections, kernel: &AttentionKernel) -> bool {
+    is_large(projections) && !matches!(kernel.normalization(), Normalization::Sinkhorn(_))
+}
+
+/// Whether a cloud is large enough for the fused kernels.
 pub(super) fn is_large(projections: &Projections) -> bool {
     projections.count() * projections.count() >= SERIAL_PAIRS
 }
 
 /// All rows, in blocks over the pool, or at once where n is small.
 fn rows(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64], of_row: &impl OfRow) {
+    if let Normalization::Sinkhorn(options) = kernel.normalization() {
+        return sinkhorn::for_each_row(projections, options, out, |i, weights, out| of_row.write(i, weights, out));
+    }
     let n = projections.count();
     let part = out.len() / n;
     let block = |first: usize, out: &mut [f64]| {
@@ -151,6 +165,8 @@ fn normalize(normalization: Normalization, gain: f64, row: &mut [f64]) {
             let ties = row.iter().filter(|s| **s == top).count() as f64;
             row.iter_mut().for_each(|s| *s = if *s == top { 1.0 / ties } else { 0.0 });
         }
+        // Not a function of one row; `rows` never brings it here.
+        Normalization::Sinkhorn(_) => row.fill(f64::NAN),
     }
 }
 
@@ -166,56 +182,6 @@ fn for_each_entry(row: &mut [f64], f: impl Fn(f64) -> f64) {
         chunk.iter_mut().for_each(|s| *s = f(*s));
     }
     rest.iter_mut().for_each(|s| *s = f(*s));
-}
-
-/// The largest entry that is not NaN, in lanes for vector registers.
-#[inline(always)]
-fn max(row: &[f64]) -> f64 {
-    let larger = |m: f64, s: f64| if s > m { s } else { m };
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut lanes = [f64::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (lane, &s) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, s);
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f64::NEG_INFINITY, larger)
-}
-
-/// Independent partial sums: the order is fixed, and the compiler may use vector registers.
-const LANES: usize = 8;
-
-#[inline(always)]
-pub(super) fn lane_sum(a: &[f64]) -> f64 {
-    lane_fold(a.len(), |j| a[j])
-}
-
-#[inline(always)]
-pub(super) fn lane_dot(a: &[f64], b: &[f64]) -> f64 {
-    let b = &b[..a.len()];
-    lane_fold(a.len(), |j| a[j] * b[j])
-}
-
-#[inline(always)]
-pub(super) fn lane_dot_shifted(a: &[f64], b: &[f64], shift: f64) -> f64 {
-    let b = &b[..a.len()];
-    lane_fold(a.len(), |j| a[j] * (b[j] - shift))
-}
-
-#[inline(always)]
-fn lane_fold(n: usize, term: impl Fn(usize) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let whole = n - n % LANES;
-    let mut j = 0;
-    while j < whole {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += term(j + l);
-        }
-        j += LANES;
-    }
-    let tail: f64 = (whole..n).map(&term).sum();
-    let halves = [lanes[0] + lanes[4], lanes[1] + lanes[5], lanes[2] + lanes[6], lanes[3] + lanes[7]];
-    ((halves[0] + halves[2]) + (halves[1] + halves[3])) + tail
 }
 
 #[cfg(test)]
@@ -259,6 +225,7 @@ mod tests {
                 Normalization::Sigmoid { bias } => 1.0 / (1.0 + (-s - bias).exp()) / seen as f64,
                 Normalization::Linear => s / seen as f64,
                 Normalization::Hardmax => f64::from(u8::from(s == top)) / ties,
+                Normalization::Sinkhorn(_) => unreachable!("not a function of one row: it has tests of its own"),
             };
             (0..rows.len()).map(|j| if j < seen { weight(s[j]) } else { 0.0 }).collect()
         };

@@ -2,6 +2,7 @@
 
 use super::{ParticleFlow, RescaledFlow, VectorField};
 use crate::attention::{AttentionKernel, Projections};
+use crate::error::DynamicsError;
 
 /// An attention flow in either kind of coordinates.
 #[derive(Debug)]
@@ -26,6 +27,14 @@ impl AttentionFlow {
         match self {
             Self::Particle(flow) => flow.kernel(),
             Self::Rescaled(flow) => flow.kernel(),
+        }
+    }
+
+    /// Why the last evaluation or product gave no numbers, if it did not: an inner iteration that did not converge.
+    pub fn failure(&self) -> Option<DynamicsError> {
+        match self {
+            Self::Particle(flow) => flow.failure(),
+            Self::Rescaled(_) => None,
         }
     }
 
@@ -103,6 +112,13 @@ impl VectorField for AttentionFlow {
         match self {
             Self::Particle(flow) => flow.evaluate(t, state, velocity),
             Self::Rescaled(flow) => flow.evaluate(t, state, velocity),
+        }
+    }
+
+    fn evaluate_from(&self, t: f64, state: &[f64], memory: &[f64], next: &mut Vec<f64>, velocity: &mut [f64]) {
+        match self {
+            Self::Particle(flow) => flow.evaluate_from(t, state, memory, next, velocity),
+            Self::Rescaled(flow) => flow.evaluate_from(t, state, memory, next, velocity),
         }
     }
 }

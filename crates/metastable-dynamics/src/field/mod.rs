@@ -1,20 +1,24 @@
 //! Flows: right-hand sides y' = f(t, y) whose state is a cloud of tokens, or the moments of one.
 //!
-//! [`particle`] moves tokens themselves (models M1, M3, M4, M5); [`rescaled`] moves z = e^{-tV} x (model M2), where
-//! clusters stand still; [`propagator`] holds e^{tV} in a form that never overflows; [`gaussian`] moves the mean and a
+//! [`particle`] moves tokens themselves (models M1, M3, M4, M5), normalised where [`placement`] says; [`rescaled`] moves z = e^{-tV} x (model M2), where
+//! clusters stand still; [`noise`] shakes either kind; [`propagator`] holds e^{tV} in a form that never overflows; [`gaussian`] moves the mean and a
 //! factor of the covariance of a Gaussian, where attention keeps Gaussians Gaussian.
 
 mod blocks;
 pub mod flow;
 pub mod gaussian;
+pub mod noise;
 pub mod particle;
+pub mod placement;
 pub mod propagator;
 pub mod rescaled;
 
 pub use blocks::Blocks;
 pub use flow::AttentionFlow;
 pub use gaussian::{GaussianFlow, GaussianKernel};
-pub use particle::{ParticleFlow, Placement};
+pub use noise::{Noise, NoisyFlow};
+pub use particle::{FeedForward, ParticleFlow};
+pub use placement::Placement;
 pub use rescaled::RescaledFlow;
 
 #[cfg(test)]
@@ -44,4 +48,15 @@ pub trait VectorField: Sync {
 
     /// Writes f(t, state) into `velocity`. Must be deterministic to the bit, on any number of threads.
     fn evaluate(&self, t: f64, state: &[f64], velocity: &mut [f64]);
+
+    /// As [`VectorField::evaluate`], for fields with an inner iteration: it starts from `memory`, and writes to `next`
+    /// what an evaluation near this state may start from. Both are empty where there is nothing to remember.
+    ///
+    /// Results may depend on the memory within the tolerance of the inner iteration, to the bit on nothing else:
+    /// solvers keep the memory in their saved state.
+    fn evaluate_from(&self, t: f64, state: &[f64], memory: &[f64], next: &mut Vec<f64>, velocity: &mut [f64]) {
+        let _ = memory;
+        next.clear();
+        self.evaluate(t, state, velocity);
+    }
 }

@@ -1,13 +1,15 @@
 //! Questions asked of clouds: pure functions of states, never of solvers or runs.
 //!
 //! Reading order: [`clusters`] and [`tracking`] (who is together, and since when); [`cloud`], [`close_pairs`], [`hull`] and
-//! [`rank`] (shape); [`twin`] (a base run against its LoRA twin), [`stability`] (how far the twin may be) and [`cascade`]
+//! [`rank`] (shape); [`twin`] (a base run against its LoRA twin), [`stability`] (how far the twin may be), [`dobrushin`]
+//! (how far two solutions of one flow) and [`cascade`]
 //! (when its clusters change).
 
 pub mod cascade;
 pub mod close_pairs;
 pub mod cloud;
 pub mod clusters;
+pub mod dobrushin;
 pub mod exponential_sum;
 pub mod hull;
 pub mod leading;

@@ -54,11 +54,16 @@ pub(super) struct Slopes {
     current: Current,
     extra_known: bool,
     pub(super) evaluations: u64,
+    /// What every evaluation of the step starts from: remembered at the step's start.
+    memory: Vec<f64>,
+    /// What was remembered at the end slope.
+    end_memory: Vec<f64>,
+    spare: Vec<f64>,
 }
 
 impl Slopes {
     /// Room for the slopes of a method on states of `len` entries.
-    pub(super) fn new(tableau: &Tableau, len: usize, evaluations: u64, counted: bool) -> Self {
+    pub(super) fn new(tableau: &Tableau, len: usize, (evaluations, counted): (u64, bool), memory: Vec<f64>) -> Self {
         let has_third = tableau.error.as_ref().is_some_and(|error| error.third.is_some());
         Self {
             values: vec![vec![0.0; len]; tableau.len() + 1 + tableau.extra().len()],
@@ -67,7 +72,15 @@ impl Slopes {
             current: Current::Missing { counted },
             extra_known: false,
             evaluations,
+            memory,
+            end_memory: Vec::new(),
+            spare: Vec::new(),
         }
+    }
+
+    /// What the next evaluation starts from.
+    pub(super) fn memory(&self) -> &[f64] {
+        &self.memory
     }
 
     /// Whether f at the current state is among the counted evaluations.
@@ -79,9 +92,13 @@ impl Slopes {
     pub(super) fn begin(&mut self, system: &System, end: usize, t: f64, y: &[f64]) {
         match self.current {
             Current::First => {}
-            Current::End => self.values.swap(0, end),
+            Current::End => {
+                self.values.swap(0, end);
+                std::mem::swap(&mut self.memory, &mut self.end_memory);
+            }
             Current::Missing { counted } => {
-                system.field.evaluate(t, y, &mut self.values[0]);
+                system.field.evaluate_from(t, y, &self.memory, &mut self.spare, &mut self.values[0]);
+                std::mem::swap(&mut self.memory, &mut self.spare);
                 self.evaluations += u64::from(!counted);
             }
         }
@@ -120,7 +137,7 @@ impl Slopes {
     /// Takes the end slope f(t_new, y_new); false if it is not finite. G does not depend on |x|, so this is the
     /// last stage of a first-same-as-last pair on curved spaces too.
     pub(super) fn take_end(&mut self, system: &System, end: usize, t_new: f64, y_new: &[f64]) -> bool {
-        system.field.evaluate(t_new, y_new, &mut self.values[end]);
+        system.field.evaluate_from(t_new, y_new, &self.memory, &mut self.end_memory, &mut self.values[end]);
         self.evaluations += 1;
         is_finite(&self.values[end])
     }
@@ -150,7 +167,7 @@ impl Slopes {
     fn take_one(&mut self, system: &System, t: f64, h: f64, (i, row): (usize, &[f64]), y: &[f64]) -> bool {
         combine(&mut self.argument, y, h, row, &self.values);
         system.retract(&mut self.argument);
-        system.field.evaluate(t, &self.argument, &mut self.values[i]);
+        system.field.evaluate_from(t, &self.argument, &self.memory, &mut self.spare, &mut self.values[i]);
         self.evaluations += 1;
         is_finite(&self.values[i])
     }

@@ -45,6 +45,9 @@ pub struct SolverState {
     pub grid_index: u64,
     /// Whether f(t, y) is already among the counted evaluations.
     pub slope_counted: bool,
+    /// What the field's inner iterations start from (see [`VectorField::evaluate_from`]); mostly empty.
+    #[serde(default)]
+    pub memory: Vec<f64>,
     /// The cost so far.
     pub stats: Stats,
 }
@@ -124,6 +127,7 @@ impl<'f> Stepper<'f> {
             previous_error: Control::MIN_ERROR,
             grid_index: 0,
             slope_counted: false,
+            memory: Vec::new(),
             stats: Stats::default(),
         };
         Self::resume(field, geometry, options, state)
@@ -145,7 +149,12 @@ impl<'f> Stepper<'f> {
         Ok(Self {
             system: System { field, geometry },
             tableau,
-            slopes: RefCell::new(Slopes::new(tableau, len, state.stats.evaluations, state.slope_counted)),
+            slopes: RefCell::new(Slopes::new(
+                tableau,
+                len,
+                (state.stats.evaluations, state.slope_counted),
+                state.memory,
+            )),
             t0: state.t0,
             t: state.t,
             t_previous: state.t,
@@ -172,6 +181,7 @@ impl<'f> Stepper<'f> {
             previous_error: self.previous_error,
             grid_index: self.grid_index,
             slope_counted: self.slopes.borrow().is_current_counted(),
+            memory: self.slopes.borrow().memory().to_vec(),
             stats: self.stats(),
         }
     }
@@ -381,6 +391,7 @@ fn validate_state(field: &dyn VectorField, state: &SolverState) -> Result<(), Dy
     }
     require_finite("state", &state.y)?;
     require_finite("time", &[state.t0, state.t])?;
+    require_finite("memory", &state.memory)?;
     let step = state.step.unwrap_or(1.0);
     for (name, value) in [("step", step), ("previous_error", state.previous_error)] {
         if !value.is_finite() || value <= 0.0 {

@@ -202,7 +202,7 @@ fn merged() -> Measured {
         let field = ParticleFlow::new(heads, kernel, n, placement)?;
         match placement {
             Placement::Tangent => follow(&field, &Spheres { dim: d }, precise(), start, &[2.0]),
-            Placement::Ambient => follow(&field, &Euclidean, precise(), start, &[1.0]),
+            _ => follow(&field, &Euclidean, precise(), start, &[1.0]),
         }
     };
     for (placement, start) in

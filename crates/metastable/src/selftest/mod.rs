@@ -7,7 +7,7 @@
 //!
 //! Reading order: `world` (how a law runs a flow), then the laws by subject: `equiangular`, `circle`,
 //! `statics` (no time), `conserved`, `symmetry`, `limits` and `rescaled` (where tokens end), `causal`,
-//! `metastability`, `adapters` and `departure` (LoRA), `gaussian` (moments instead of tokens).
+//! `metastability`, `adapters` and `departure` (LoRA), `unified` (all kernels, placements, noise), `gaussian` (moments instead of tokens).
 
 mod adapters;
 mod causal;
@@ -21,6 +21,7 @@ mod metastability;
 mod rescaled;
 mod statics;
 mod symmetry;
+mod unified;
 mod world;
 
 use metastable_dynamics::DynamicsError;
@@ -99,6 +100,7 @@ pub fn laws() -> Vec<Law> {
         adapters::LAWS,
         departure::LAWS,
         gaussian::LAWS,
+        unified::LAWS,
     ];
     subjects.concat()
 }

@@ -7,7 +7,9 @@ use metastable_dynamics::measure::transport;
 use metastable_dynamics::observe::{Clusters, numerical_rank};
 
 use super::bound::{Bound, bound};
+use super::depth::{self, Flows};
 use super::engine::{Outside, Progress, Run, Unfinished};
+use super::laws::{LawSeries, laws};
 use super::meant::Simulation;
 use super::report::{PairedSeries, SimulateReport, SolverSummary, Stop, TwinReport};
 use crate::display::{CloudBuilder, GAMMA, Projection, Selection};
@@ -52,16 +54,16 @@ pub fn assemble(
         .flat_map(|run| (0..saved).map(|s| run.sampler.sample(s)))
         .collect();
     let drawn = Drawn { projection: Projection::of(d, &states)?, selection: Selection::new(n, d.min(3), saved), saved };
-    let flow = simulation.flow(&simulation.heads)?;
-    let seen = Observed::of(simulation, &flow, base, &drawn, outside)?;
+    let flows = simulation.flows(depth::Run::Base)?;
+    let seen = Observed::of(simulation, &flows, base, &drawn, outside)?;
     let clusters = super::engine::clusters_of(simulation, &base.end);
     let (twin_report, twin_cloud) = match twin {
         None => (None, None),
-        Some((heads, run)) => {
-            let flow = simulation.flow(heads)?;
-            let observed = Observed::of(simulation, &flow, run, &drawn, outside)?;
+        Some((_, run)) => {
+            let flows = simulation.flows(depth::Run::Adapted)?;
+            let observed = Observed::of(simulation, &flows, run, &drawn, outside)?;
             let cloud = observed.cloud.clone();
-            (Some(twin_report(simulation, progress, base, run, &flow, observed, &clusters, saved)?), Some(cloud))
+            (Some(twin_report(simulation, progress, base, run, &flows, observed, &clusters, saved)?), Some(cloud))
         }
     };
     let Drawn { projection, selection, .. } = drawn;
@@ -89,9 +91,10 @@ pub fn assemble(
         config: simulation.config.clone(),
         stop: Stop { reason: base.outcome.stop, time: base.outcome.t },
         solver: SolverSummary::new(method, base.outcome.stats),
-        clusters: summarize(&flow, base, clusters),
+        clusters: summarize(&flows, base, clusters),
         series: seen.series,
         cluster_history: seen.history,
+        laws: seen.laws,
         twin: twin_report,
     };
     report.header.summary = super::summary::sentences(&report);
@@ -110,13 +113,14 @@ struct Drawn {
 struct Observed {
     series: Series,
     history: ClusterHistory,
+    laws: Vec<LawSeries>,
     cloud: Cloud,
 }
 
 impl Observed {
     fn of(
         simulation: &Simulation,
-        flow: &AttentionFlow,
+        flows: &Flows,
         run: &Run,
         drawn: &Drawn,
         outside: &mut Outside,
@@ -129,7 +133,7 @@ impl Observed {
             if let Some(interruption) = outside.watcher.interrupted() {
                 return Err(Unfinished::Stopped(interruption));
             }
-            let state = run.sampler.sample(s);
+            let (state, flow) = (run.sampler.sample(s), flows.at(t));
             collector.observe(t, TokensRef::new(d, state), attention(flow, n, t, state)?)?;
             if drawn.selection.draws(s) {
                 let positions = drawn.projection.apply(d, state, &drawn.selection);
@@ -138,7 +142,9 @@ impl Observed {
         }
         let (series, mut history, _) = collector.finish();
         history.labels.iter_mut().for_each(|labels| *labels = drawn.selection.of(labels));
-        Ok(Self { series, history, cloud: cloud.finish() })
+        let states: Vec<&[f64]> = (0..drawn.saved).map(|s| run.sampler.sample(s)).collect();
+        let laws = laws(simulation, flows.at(0.0), &simulation.times[..drawn.saved], &states)?;
+        Ok(Self { series, history, laws, cloud: cloud.finish() })
     }
 }
 
@@ -161,8 +167,8 @@ fn attention(flow: &AttentionFlow, n: usize, t: f64, state: &[f64]) -> Result<At
     Ok(AttentionObservables { log_energy, rank })
 }
 
-fn summarize(flow: &AttentionFlow, run: &Run, clusters: Clusters) -> ClusterSummary {
-    let count = clusters.count();
+fn summarize(flows: &Flows, run: &Run, clusters: Clusters) -> ClusterSummary {
+    let (count, flow) = (clusters.count(), flows.at(run.outcome.t));
     let projections = flow.projections(0, run.outcome.t, &run.end);
     let followed = statistics::followed(&projections, flow.kernel().mask());
     let leaders = statistics::leaders(&clusters.labels, count, &followed);
@@ -176,7 +182,7 @@ fn twin_report(
     progress: &Progress,
     base: &Run,
     run: &Run,
-    flow: &AttentionFlow,
+    flows: &Flows,
     observed: Observed,
     base_clusters: &Clusters,
     saved: usize,
@@ -194,9 +200,10 @@ fn twin_report(
     Ok(TwinReport {
         stop: Stop { reason: run.outcome.stop, time: run.outcome.t },
         solver: SolverSummary::new(simulation.solver.method.name(), run.outcome.stats),
-        clusters: summarize(flow, run, super::engine::clusters_of(simulation, &run.end)),
+        clusters: summarize(flows, run, super::engine::clusters_of(simulation, &run.end)),
         series: observed.series,
         cluster_history: observed.history,
+        laws: observed.laws,
         cluster_time: run.events.arrival,
         departure_time: run.events.departure,
         second_cluster_time: progress.second.unwrap_or_default(),

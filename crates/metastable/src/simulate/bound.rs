@@ -38,6 +38,10 @@ pub fn bound(simulation: &Simulation, times: &[f64]) -> Result<Bound, LabError> 
     if kernel.score() != Score::Dot || kernel.normalization() != Normalization::Softmax {
         return Ok(Bound::None("the envelopes are proven for softmax attention of scalar products".into()));
     }
+    if !simulation.has_constant_pure_attention() {
+        let reason = "the envelopes are proven for attention of constant weights alone, in R^d or post-LN";
+        return Ok(Bound::None(reason.into()));
+    }
     if simulation.config.time.layers.is_some() {
         return Ok(Bound::None("the envelopes are proven in continuous time".into()));
     }

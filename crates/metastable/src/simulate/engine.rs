@@ -4,12 +4,14 @@
 use std::time::{Duration, Instant};
 
 use metastable_dynamics::TokensRef;
+use metastable_dynamics::field::{NoisyFlow, VectorField};
 use metastable_dynamics::observe::{Assignment, BracketedTime, Clusters, single_linkage};
 use metastable_dynamics::solver::{
     Advance, Crossing, DenseStep, Direction, EventLocator, Outcome, Sampler, SolverState, Stepper, StopReason,
 };
 use serde::{Deserialize, Serialize};
 
+use super::depth::{self, Flows, Piece};
 use super::meant::Simulation;
 use super::merges::{MergeTargets, Merges};
 use crate::error::LabError;
@@ -128,18 +130,18 @@ impl<E: Into<LabError>> From<E> for Unfinished {
 /// [`Unfinished`].
 pub fn integrate(simulation: &Simulation, progress: &mut Progress, outside: &mut Outside) -> Result<(), Unfinished> {
     if progress.base.is_none() {
-        let flow = simulation.flow(&simulation.heads)?;
-        let leg = run_leg(simulation, &flow, progress, outside, &mut |_, _, _| Ok(()))?;
+        let flows = simulation.flows(depth::Run::Base)?;
+        let leg = run_leg(simulation, &flows, progress, outside, &mut |_, _, _| Ok(()))?;
         progress.base = Some(leg);
         (outside.save)(progress)?;
     }
-    let (Some(base), Some(adapted)) = (&progress.base, &simulation.adapted) else { return Ok(()) };
-    let flow = simulation.flow(adapted)?;
+    let (Some(base), true) = (&progress.base, simulation.adapted.is_some()) else { return Ok(()) };
+    let flows = simulation.flows(depth::Run::Adapted)?;
     let base_clusters = clusters_of(simulation, &base.end);
     if progress.twin.is_none() {
         let targets = MergeTargets::new(simulation.cascade.as_ref(), &base_clusters, simulation.tokens.dim())?;
         let mut watch = TwinWatch::new(simulation, &base_clusters, targets)?;
-        let twin = run_leg(simulation, &flow, progress, outside, &mut |step, leg, before| {
+        let twin = run_leg(simulation, &flows, progress, outside, &mut |step, leg, before| {
             watch.observe(step, leg, before);
             Ok(())
         })?;
@@ -147,7 +149,7 @@ pub fn integrate(simulation: &Simulation, progress: &mut Progress, outside: &mut
         (outside.save)(progress)?;
     }
     if progress.second.is_none() {
-        let second = second_look(simulation, &flow, progress, outside)?;
+        let second = second_look(simulation, &flows, progress, outside)?;
         progress.second = Some(second);
         (outside.save)(progress)?;
     }
@@ -159,21 +161,20 @@ pub fn clusters_of(simulation: &Simulation, state: &[f64]) -> Clusters {
     single_linkage(TokensRef::new(simulation.tokens.dim(), state), simulation.config.observe.cluster_radius)
 }
 
-type Flow = metastable_dynamics::field::AttentionFlow;
 type OnStep<'a> = dyn FnMut(&DenseStep, &mut Leg, &SolverState) -> Result<(), LabError> + 'a;
 
 /// One run from the initial tokens (or the checkpoint's state) to the end.
 fn run_leg(
     simulation: &Simulation,
-    flow: &Flow,
+    flows: &Flows,
     progress: &mut Progress,
     outside: &mut Outside,
     on_step: &mut OnStep,
 ) -> Result<Run, Unfinished> {
     let initial = simulation.tokens.as_slice().to_vec();
-    let (leg, outcome, end) = follow(simulation, flow, progress, outside, on_step, || {
-        let geometry = simulation.geometry();
-        let stepper = Stepper::new(flow, &*geometry, simulation.solver.clone(), 0.0, initial)?;
+    let (leg, outcome, end) = follow(simulation, flows, progress, outside, on_step, || {
+        let piece = flows.piece(0.0);
+        let stepper = Stepper::new(&piece.flow, &*piece.geometry, simulation.solver.clone(), 0.0, initial)?;
         let sampler = Sampler::new(simulation.times.clone(), stepper.values())?;
         let (events, settled) = (Events::default(), BracketedTime::default());
         Ok(Leg { solver: stepper.state(), sampler, events, settled })
@@ -184,22 +185,50 @@ fn run_leg(
 /// Steps a leg to the end of time; saves, reports and stops as the outside asks.
 fn follow(
     simulation: &Simulation,
-    flow: &Flow,
+    flows: &Flows,
     progress: &mut Progress,
     outside: &mut Outside,
     on_step: &mut OnStep,
     start: impl FnOnce() -> Result<Leg, LabError>,
 ) -> Result<(Leg, Outcome, Vec<f64>), Unfinished> {
-    let geometry = simulation.geometry();
     let mut leg = match progress.leg.take() {
         Some(leg) => leg,
         None => start()?,
     };
     let end = simulation.config.time.end;
-    let mut stepper = Stepper::resume(flow, &*geometry, simulation.solver.clone(), leg.solver.clone())?;
+    loop {
+        let t = leg.solver.t;
+        let piece = flows.piece(t);
+        if flows.begins_at(t) {
+            // Another field begins here: its slope is not the one that ended the last step.
+            leg.solver.slope_counted = false;
+        }
+        let (kept, outcome) = follow_piece(simulation, piece, leg, progress, outside, on_step)?;
+        leg = kept;
+        if outcome.stop != StopReason::EndTime || outcome.t >= end {
+            let reached = leg.solver.y.clone();
+            return Ok((leg, outcome, reached));
+        }
+    }
+}
+
+/// Steps a leg to the end of one piece.
+fn follow_piece(
+    simulation: &Simulation,
+    piece: &Piece,
+    mut leg: Leg,
+    progress: &mut Progress,
+    outside: &mut Outside,
+    on_step: &mut OnStep,
+) -> Result<(Leg, Outcome), Unfinished> {
+    let (flow, geometry) = (&piece.flow, &*piece.geometry);
+    let noisy = simulation.noise.map(|noise| NoisyFlow::new(flow, noise, !geometry.is_flat()));
+    let field: &dyn VectorField = noisy.as_ref().map_or(flow as &dyn VectorField, |noisy| noisy);
+    let end = simulation.config.time.end;
+    let mut stepper = Stepper::resume(field, geometry, simulation.solver.clone(), leg.solver.clone())?;
     let stop: StopReason = loop {
         let before = stepper.state();
-        match stepper.advance(end) {
+        match stepper.advance(piece.end) {
             Advance::Stopped(stop) => break stop,
             Advance::Step(step) => {
                 leg.sampler.observe(&step);
@@ -221,8 +250,14 @@ fn follow(
         let t = stepper.time();
         outside.tell(|| (overall(simulation, progress, t / end), message(progress, t, end)));
     };
-    let outcome = Outcome { t: stepper.time(), stop, stats: stepper.stats() };
-    Ok((leg, outcome, stepper.values().to_vec()))
+    if matches!(stop, StopReason::BlowUp | StopReason::StepUnderflow)
+        && let Some(failure) = flow.failure()
+    {
+        // Not a property of the flow but of how its field is computed.
+        return Err(Unfinished::Failed(failure.into()));
+    }
+    leg.solver = stepper.state();
+    Ok((leg, Outcome { t: stepper.time(), stop, stats: stepper.stats() }))
 }
 
 fn overall(simulation: &Simulation, progress: &Progress, fraction: f64) -> f64 {
@@ -288,7 +323,7 @@ fn bracketed(crossing: &Crossing) -> BracketedTime {
 /// are the same to the bit.
 fn second_look(
     simulation: &Simulation,
-    flow: &Flow,
+    flows: &Flows,
     progress: &mut Progress,
     outside: &mut Outside,
 ) -> Result<BracketedTime, Unfinished> {
@@ -310,7 +345,7 @@ fn second_look(
         }
         Ok(())
     };
-    let (leg, _, _) = follow(simulation, flow, progress, outside, &mut on_step, || {
+    let (leg, _, _) = follow(simulation, flows, progress, outside, &mut on_step, || {
         // No samples are needed this time: the sampler's only time has passed.
         let sampler = Sampler::new(vec![before.t], &before.y)?;
         Ok(Leg { solver: before.clone(), sampler, events: Events::default(), settled })

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use metastable_dynamics::attention::statistics;
 use metastable_dynamics::field::{AttentionFlow, VectorField};
 
+use super::depth::Run;
 use super::meant::Simulation;
 use crate::arrays::{Tensor, TensorData, read_array, safetensors_bytes};
 use crate::error::LabError;
@@ -47,24 +48,28 @@ pub fn run(request: &FieldRequest) -> Result<(), LabError> {
     let direction = request.direction.as_deref().map(|file| read_like(file, &simulation)).transpose()?;
     let cotangent = request.cotangent.as_deref().map(|file| read_like(file, &simulation)).transpose()?;
     let mut arrays = Vec::new();
-    for (suffix, heads) in [("", Some(&simulation.heads)), ("_lora", simulation.adapted.as_ref())] {
-        let Some(heads) = heads else { continue };
-        let flow = simulation.flow(heads)?;
+    for (suffix, run) in [("", Run::Base), ("_lora", Run::Adapted)] {
+        if run == Run::Adapted && simulation.adapted.is_none() {
+            continue;
+        }
+        let flows = simulation.flows(run)?;
+        let flow = flows.at(0.0);
         let state = simulation.tokens.as_slice();
-        let mut add = |name: &str, fill: &dyn Fn(&mut [f64])| {
+        let mut add = |name: &str, fill: &dyn Fn(&mut [f64])| -> Result<(), LabError> {
             let mut values = vec![0.0; state.len()];
             fill(&mut values);
             arrays.push((format!("{name}{suffix}"), vec![simulation.tokens.count(), simulation.tokens.dim()], values));
+            flow.failure().map_or(Ok(()), |failure| Err(failure.into()))
         };
-        add("field", &|out| flow.evaluate(0.0, state, out));
+        add("field", &|out| flow.evaluate(0.0, state, out))?;
         if let Some(direction) = &direction {
-            add("jvp", &|out| flow.jvp(0.0, state, direction, out));
+            add("jvp", &|out| flow.jvp(0.0, state, direction, out))?;
         }
         if let Some(cotangent) = &cotangent {
-            add("vjp", &|out| flow.vjp(0.0, state, cotangent, out));
+            add("vjp", &|out| flow.vjp(0.0, state, cotangent, out))?;
         }
         if request.weights {
-            arrays.push((format!("weights{suffix}"), weights_shape(&flow, &simulation), weights(&flow, state)));
+            arrays.push((format!("weights{suffix}"), weights_shape(flow, &simulation), weights(flow, state)));
         }
     }
     let tensors: Vec<Tensor> =

@@ -3,18 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
-use metastable_dynamics::attention::{AttentionKernel, Normalization};
-use metastable_dynamics::field::{AttentionFlow, ParticleFlow, Placement, RescaledFlow};
-use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
+use metastable_dynamics::attention::AttentionKernel;
+use metastable_dynamics::field::{FeedForward, Noise};
+use metastable_dynamics::geometry::{Geometry, Spheres};
 use metastable_dynamics::head::Target;
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
-use metastable_dynamics::{DynamicsError, Head, LowRankUpdate, Tokens};
+use metastable_dynamics::{Head, LowRankUpdate, Tokens};
 
+use super::depth::{Layer, Run};
 use super::forms::{MatrixConfig, Save};
 use super::inputs::Inputs;
 use super::seed::MOST_VALUES;
 use super::written::{
-    Coordinates, GeometryName, HeadConfig, KernelConfig, LoraConfig, NormalizationName, Precision, SimulateConfig,
+    Coordinates, GeometryName, HeadConfig, LoraConfig, NormalizationName, PlacementName, Precision, SimulateConfig,
     TargetName, TimeConfig,
 };
 use crate::error::LabError;
@@ -38,10 +39,16 @@ pub struct Simulation {
     pub config: SimulateConfig,
     /// The initial tokens, on the sphere if that is where they live.
     pub tokens: Tokens,
-    /// The heads of the base run.
+    /// The heads of the base run; of its first layer, where weights change with depth.
     pub heads: Vec<Head>,
-    /// The heads of the twin, if any update was given.
+    /// The heads of the twin, if any update was given; of its first layer.
     pub adapted: Option<Vec<Head>>,
+    /// All layers: those heads, and those that follow.
+    pub layers: Vec<Layer>,
+    /// The linear layer beside attention.
+    pub feed_forward: Option<FeedForward>,
+    /// Noise on every token.
+    pub noise: Option<Noise>,
     /// The kernel.
     pub kernel: AttentionKernel,
     /// Times to save, the first is 0.
@@ -69,12 +76,15 @@ impl Simulation {
         require_tokens(&config, &inputs)?;
         let mut warnings = Vec::new();
         let tokens = super::seed::tokens(&config, &mut inputs)?;
-        let tokens = place(tokens, config.space.geometry, &inputs, &mut warnings)?;
-        let heads = read_heads(&config.head, tokens.dim(), &mut inputs)?;
-        let adapted = adapt(&config.lora.0, &heads, &mut inputs)?;
-        let kernel = kernel(&config.kernel, &inputs)?;
+        super::depth::check_space(&config, &inputs)?;
+        let tokens = place(tokens, &config, &inputs, &mut warnings)?;
+        let layers = super::depth::layers(&config, tokens.dim(), &mut inputs)?;
+        let (heads, adapted) = (layers[0].heads.clone(), layers[0].adapted.clone());
+        let feed_forward = super::depth::feed_forward(&config, tokens.dim(), &mut inputs)?;
         let times = times(&config.time, tokens.as_slice().len(), &inputs)?;
         let solver = solver(&config.time, config.precision, &inputs)?;
+        let noise = super::depth::noise(&config, &solver, &times, &inputs)?;
+        let kernel = super::kernel::kernel(&config.kernel, &solver, &inputs)?;
         if !(config.observe.cluster_radius > 0.0 && config.observe.cluster_radius.is_finite()) {
             let found = config.observe.cluster_radius.to_string();
             return Err(inputs.wrong("observe.cluster_radius", "a positive number", found));
@@ -93,6 +103,10 @@ impl Simulation {
                 "\"f32\"",
             ));
         }
+        if config.kernel.normalization == NormalizationName::Sinkhorn && config.precision == Precision::F32 {
+            let expected = "\"f64\" for Sinkhorn's weights, whose fixed point single precision cannot reach";
+            return Err(inputs.wrong("precision", expected, "\"f32\""));
+        }
         if config.precision == Precision::F32 {
             warnings.push("attention fields were computed in single precision: they carry noise of about 1e-7".into());
         }
@@ -102,6 +116,9 @@ impl Simulation {
             tokens,
             heads,
             adapted,
+            layers,
+            feed_forward,
+            noise,
             kernel,
             times,
             solver,
@@ -109,49 +126,14 @@ impl Simulation {
             inputs: inputs_read,
             warnings,
         };
-        simulation.flow(&simulation.heads).map_err(|source| inputs.refused("head", source))?;
+        for run in [Run::Base, Run::Adapted].into_iter().filter(|run| *run == Run::Base || simulation.adapted.is_some())
+        {
+            let flows = simulation.flows(run).map_err(|source| inputs.refused("head", source))?;
+            super::kernel::require_a_field(flows.at(0.0), simulation.tokens.as_slice(), &inputs)?;
+        }
         let Simulation { config, kernel, heads, adapted, .. } = &simulation;
         simulation.cascade = super::cascade::setting(config, kernel, heads, adapted.as_deref(), &inputs)?;
         Ok(simulation)
-    }
-
-    /// The flow of these tokens under `heads`.
-    ///
-    /// # Errors
-    /// [`DynamicsError`] if heads, kernel and coordinates do not fit together.
-    pub fn flow(&self, heads: &[Head]) -> Result<AttentionFlow, DynamicsError> {
-        let n = self.tokens.count();
-        if self.config.space.coordinates == Coordinates::Rescaled {
-            let [head] = heads else {
-                return Err(DynamicsError::Domain {
-                    name: "space.coordinates".into(),
-                    expected: "one head for \"rescaled\"".into(),
-                    found: format!("{} heads", heads.len()),
-                });
-            };
-            let flow = match self.layer_step() {
-                Some(step) => RescaledFlow::layers(head.clone(), self.kernel, n, step)?,
-                None => RescaledFlow::new(head.clone(), self.kernel, n)?,
-            };
-            return Ok(AttentionFlow::Rescaled(Box::new(flow)));
-        }
-        let placement = match (self.config.space.geometry, self.config.time.layers) {
-            (GeometryName::Sphere, None) => Placement::Tangent,
-            _ => Placement::Ambient,
-        };
-        let flow = ParticleFlow::new(heads.to_vec(), self.kernel, n, placement)?;
-        Ok(AttentionFlow::Particle(match self.config.precision {
-            Precision::F64 => flow,
-            Precision::F32 => flow.in_single_precision(),
-        }))
-    }
-
-    /// The space of the cloud.
-    pub fn geometry(&self) -> Box<dyn Geometry> {
-        match self.config.space.geometry {
-            GeometryName::Euclidean => Box::new(Euclidean),
-            GeometryName::Sphere => Box::new(Spheres { dim: self.tokens.dim() }),
-        }
     }
 
     /// The step T / L of discrete layers.
@@ -163,11 +145,16 @@ impl Simulation {
 /// Puts tokens on the space they live in; says so if that moves them.
 fn place(
     tokens: Tokens,
-    geometry: GeometryName,
+    config: &SimulateConfig,
     inputs: &Inputs,
     warnings: &mut Vec<String>,
 ) -> Result<Tokens, LabError> {
-    if geometry == GeometryName::Euclidean {
+    let begins_on_sphere =
+        config.space.geometry == GeometryName::Sphere || config.space.placement == Some(PlacementName::Mix);
+    if !begins_on_sphere {
+        if config.space.placement.is_some() && tokens.view().iter().any(|token| token.iter().all(|c| *c == 0.0)) {
+            return Err(inputs.wrong("tokens", "tokens other than 0 where they are normalised", "a zero token"));
+        }
         return Ok(tokens);
     }
     let dim = tokens.dim();
@@ -197,11 +184,12 @@ pub(super) fn read_heads(written: &[HeadConfig], d: usize, inputs: &mut Inputs) 
     if written.is_empty() {
         return Err(inputs.wrong("head", "at least one [[head]] table", "none"));
     }
-    written.iter().enumerate().map(|(h, head)| read_head(h, head, d, inputs)).collect()
+    written.iter().enumerate().map(|(h, head)| read_head(&format!("head[{h}]"), head, d, inputs)).collect()
 }
 
-fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
-    let key = |name: &str| format!("head[{h}].{name}");
+/// One head; `place` is its table, as "head[0]".
+pub(super) fn read_head(place: &str, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> Result<Head, LabError> {
+    let key = |name: &str| format!("{place}.{name}");
     // Words and scalars mean a square matrix; rows and files bring their own number of rows.
     let fixed = |matrix: &MatrixConfig| {
         let scalar = matches!(matrix, MatrixConfig::Identity | MatrixConfig::Zero | MatrixConfig::Scalar(_));
@@ -214,7 +202,7 @@ fn read_head(h: usize, written: &HeadConfig, d: usize, inputs: &mut Inputs) -> R
         Some(output) => Some(inputs.matrix(&key("output"), output, Some(d), value.rows())?),
         None => None,
     };
-    Head::new(query, key_matrix, value, output).map_err(|source| inputs.refused(&format!("head[{h}]"), source))
+    Head::new(query, key_matrix, value, output).map_err(|source| inputs.refused(place, source))
 }
 
 /// Adds every update to the heads it names.
@@ -295,21 +283,6 @@ fn read_update(
         }
         _ => Err(inputs.wrong(&format!("lora[{l}]"), "either a and b, or delta", "another combination")),
     }
-}
-
-pub(super) fn kernel(written: &KernelConfig, inputs: &Inputs) -> Result<AttentionKernel, LabError> {
-    if written.bias.is_some() && written.normalization != NormalizationName::Sigmoid {
-        return Err(inputs.wrong("kernel.bias", "a sigmoid normalization beside it", "another normalization"));
-    }
-    let normalization = match written.normalization {
-        NormalizationName::Softmax => Normalization::Softmax,
-        NormalizationName::Exponential => Normalization::Exponential,
-        NormalizationName::Sigmoid => Normalization::Sigmoid { bias: written.bias.unwrap_or(0.0) },
-        NormalizationName::Linear => Normalization::Linear,
-        NormalizationName::Hardmax => Normalization::Hardmax,
-    };
-    AttentionKernel::new(written.score, normalization, written.mask, written.beta)
-        .map_err(|source| inputs.refused("kernel", source))
 }
 
 /// The times to save, for states of `values` numbers.

@@ -1,19 +1,23 @@
 //! The job `simulate`: attention flows of a cloud of tokens, and of its twin under a LoRA adapter.
 //!
 //! Data flow: [`written`] (config as a user writes it) → [`meant`] (validated) → [`engine`] (runs, resumable) →
-//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`], [`law`] and [`seed`] serve the first arrow,
-//! [`cascade`], [`merges`] and [`bound`] the twin, [`summary`] the reader;
-//! [`field`] and [`lipschitz`] ask one question of a config without moving anything.
+//! [`assemble`] (observables) → [`report`] → run folder. [`forms`], [`inputs`], [`law`], `kernel` and [`seed`] serve the
+//! first arrow, [`depth`] is what moves tokens at which time, [`laws`] what theory says of the run; [`cascade`],
+//! [`merges`] and [`bound`] serve the twin, [`summary`] the reader; [`field`] and [`lipschitz`] ask one question of a
+//! config without moving anything.
 
 pub mod assemble;
 pub mod bound;
 pub mod cascade;
+pub mod depth;
 pub mod engine;
 pub mod field;
 pub mod forms;
 pub mod gaussian;
 pub mod inputs;
+mod kernel;
 pub mod law;
+pub mod laws;
 pub mod lipschitz;
 pub mod meant;
 pub mod merges;
@@ -270,6 +274,17 @@ fn metrics(report: &report::SimulateReport) -> Result<Table, LabError> {
     for (c, (name, _)) in report.series.columns().iter().enumerate() {
         let values = runs.iter().flat_map(|(_, series)| series.columns().swap_remove(c).1).collect();
         table.push(name, Column::Float(values))?;
+    }
+    let laws = report.laws.iter().chain(twin.iter().flat_map(|twin| &twin.laws));
+    let names: std::collections::BTreeSet<&str> = laws.map(|law| law.name).collect();
+    for name in names {
+        let column = |laws: &[laws::LawSeries]| {
+            let empty = vec![None; report.series.t.len()];
+            laws.iter().find(|law| law.name == name).map_or(empty, |law| law.values.clone())
+        };
+        let mut values = column(&report.laws);
+        values.extend(twin.into_iter().flat_map(|twin| column(&twin.laws)));
+        table.push(&format!("law_{name}"), Column::Float(values))?;
     }
     if let Some(twin) = twin {
         let rows = report.series.t.len();

@@ -4,6 +4,7 @@ use metastable_dynamics::observe::BracketedTime;
 use metastable_dynamics::solver::{Stats, StopReason};
 use serde::Serialize;
 
+use super::laws::LawSeries;
 use super::written::SimulateConfig;
 use crate::observables::{ClusterHistory, Series};
 use crate::report::{ClusterSummary, Header};
@@ -26,6 +27,8 @@ pub struct SimulateReport {
     pub series: Series,
     /// Clusters of the base run over time.
     pub cluster_history: ClusterHistory,
+    /// What theory says is constant or monotone along the base run.
+    pub laws: Vec<LawSeries>,
     /// The run under the adapter.
     pub twin: Option<TwinReport>,
 }
@@ -73,6 +76,8 @@ pub struct TwinReport {
     pub series: Series,
     /// Its clusters over time.
     pub cluster_history: ClusterHistory,
+    /// What theory says is constant or monotone along it.
+    pub laws: Vec<LawSeries>,
     /// When it had formed the base clusters.
     pub cluster_time: BracketedTime,
     /// When it left them.

@@ -28,7 +28,7 @@ pub fn resolved(config: &SimulateConfig, file: &Path) -> Result<String, LabError
 
 /// The names of all files in a config.
 fn files(config: &mut SimulateConfig) -> Vec<&mut String> {
-    let heads = config.head.iter_mut();
+    let heads = config.head.iter_mut().chain(config.layer.iter_mut().flat_map(|layer| &mut layer.head));
     let heads = heads
         .flat_map(|head| [Some(&mut head.query), Some(&mut head.key), Some(&mut head.value), head.output.as_mut()]);
     let loras = config.lora.0.iter_mut();
@@ -36,6 +36,7 @@ fn files(config: &mut SimulateConfig) -> Vec<&mut String> {
     let gaussian = config.gaussian.iter_mut();
     let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
     gaussian.for_each(|table| table.inputs_mut(&mut matrices, &mut vectors));
+    config.feed_forward.iter_mut().for_each(|part| part.inputs_mut(&mut matrices, &mut vectors));
     let matrices = heads.chain(loras).chain([config.tokens.covariance.as_mut()]).flatten().chain(matrices);
     let of_matrix = |matrix| match matrix {
         &mut MatrixConfig::File(ref mut file, _) => Some(file),

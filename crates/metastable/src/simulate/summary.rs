@@ -3,6 +3,7 @@
 use metastable_dynamics::observe::BracketedTime;
 use metastable_dynamics::solver::StopReason;
 
+use super::laws::LawSeries;
 use super::report::{SimulateReport, Stop, TwinReport};
 
 /// The summary of a report.
@@ -16,10 +17,17 @@ pub fn sentences(report: &SimulateReport) -> Vec<String> {
         report.solver.evaluations
     )];
     sentences.push(format!("The base run ends in {}.", clusters(report.clusters.count, &report.clusters.sizes)));
+    sentences.extend(report.laws.iter().filter_map(about_law));
     if let Some(twin) = &report.twin {
         sentences.extend(about_twin(report, twin));
     }
     sentences
+}
+
+/// "Law sinkhorn_mean: …, largest violation 3.1e-13."
+fn about_law(law: &LawSeries) -> Option<String> {
+    let violation = law.largest_violation?;
+    Some(format!("Law {}: {}; largest violation {violation:.1e}.", law.name, law.statement))
 }
 
 fn about_twin(report: &SimulateReport, twin: &TwinReport) -> Vec<String> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::observables::CLOSE_COSINE;
 
 use super::forms::{MatrixConfig, OneOrMany, Save};
-use super::gaussian::written::GaussianConfig;
+use super::gaussian::written::{FeedForwardConfig, GaussianConfig};
 
 /// A simulation: tokens, heads, kernel, space, time, and optionally a LoRA adapter for a twin run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,15 @@ pub struct SimulateConfig {
     /// The heads; one identity head by default.
     #[serde(default = "one_identity_head")]
     pub head: Vec<HeadConfig>,
+    /// Weights that change with depth: one table a layer, each with heads of its own, instead of `head`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layer: Vec<LayerConfig>,
+    /// A linear layer beside attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed_forward: Option<FeedForwardConfig>,
+    /// Noise on every token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseConfig>,
     /// Score, normalization, mask and beta.
     #[serde(default)]
     pub kernel: KernelConfig,
@@ -135,8 +144,27 @@ pub enum Law {
     NumpyRandn,
 }
 
+/// Heads that are in force until a depth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LayerConfig {
+    /// The heads.
+    pub head: Vec<HeadConfig>,
+    /// The time until which they are in force, given in all tables or in none; equal shares of `time.end` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<f64>,
+}
+
+/// dx = F dt + √(2 temperature) dB, by Euler-Maruyama steps of `time.dt` (method "euler").
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoiseConfig {
+    /// τ.
+    pub temperature: f64,
+}
+
 /// One head: scores <Q x, K y>, messages W V y.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
     /// Q, [k, d].
@@ -181,6 +209,19 @@ pub struct KernelConfig {
     /// Added to every score of the sigmoid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bias: Option<f64>,
+    /// Entropic regularisation of sinkhorn: divides scores and weights; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// The largest relative error of a column sum of sinkhorn that passes; a hundredth of `time.rtol` by default,
+    /// 1e-12 for fixed steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// The most passes over all pairs and back that sinkhorn may take; 1000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_iterations: Option<u32>,
+    /// So many half-steps of sinkhorn, row step first, instead of a tolerance: 1 is softmax at temperature epsilon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_steps: Option<u32>,
 }
 
 fn dot() -> Score {
@@ -197,7 +238,17 @@ fn one() -> f64 {
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { score: dot(), normalization: NormalizationName::default(), mask: full(), beta: one(), bias: None }
+        Self {
+            score: dot(),
+            normalization: NormalizationName::default(),
+            mask: full(),
+            beta: one(),
+            bias: None,
+            epsilon: None,
+            tolerance: None,
+            max_iterations: None,
+            half_steps: None,
+        }
     }
 }
 
@@ -216,6 +267,8 @@ pub enum NormalizationName {
     Linear,
     /// The mean over the arg-max set.
     Hardmax,
+    /// Exponentials of scores / epsilon whose rows and columns all have the same sum.
+    Sinkhorn,
 }
 
 /// Where tokens live.
@@ -228,6 +281,34 @@ pub struct SpaceConfig {
     /// "plain", or "rescaled": z = exp(-tV) x.
     #[serde(default)]
     pub coordinates: Coordinates,
+    /// Where tokens are normalised: "post" or "ngpt" on the sphere, "none", "pre", "peri" or "mix" in R^d; by default
+    /// "post" on the sphere and "none" in R^d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementName>,
+    /// The rate of nGPT's updates; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Mix-LN: post-LN until this time, pre-LN from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix_until: Option<f64>,
+}
+
+/// Where tokens are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlacementName {
+    /// Nowhere: residual attention.
+    None,
+    /// Post-LN: tokens stay on the sphere.
+    Post,
+    /// Pre-LN: attention sees directions, tokens move in R^d.
+    Pre,
+    /// Peri-LN: as "pre", and the output is normalised too.
+    Peri,
+    /// Mix-LN: "post" until `mix_until`, then "pre".
+    Mix,
+    /// nGPT: normalised output, tokens on the sphere.
+    Ngpt,
 }
 
 /// The space of one token.

@@ -189,6 +189,7 @@ impl<T: Real> Problem<'_, T> {
             Normalization::Softmax | Normalization::Hardmax => (0.0, mass),
             Normalization::Exponential => (shift, self.visible(i) as f64),
             Normalization::Sigmoid { .. } | Normalization::Linear => (0.0, self.visible(i) as f64),
+            Normalization::Sinkhorn(_) => unreachable!("Sinkhorn's weights have their own rows"),
         };
         let halves = [(power / 2.0).exp2(), (power - power / 2.0).exp2()];
         for (c, out) in out[..self.value_width].iter_mut().enumerate() {

@@ -75,6 +75,7 @@ impl<T: Real> Case<T> {
             Normalization::Sigmoid { bias } => 1.0 / (1.0 + (-s - bias).exp()) / visible,
             Normalization::Linear => s / visible,
             Normalization::Hardmax => f64::from(u8::from(s == top)) / ties,
+            Normalization::Sinkhorn(_) => unreachable!("no problem of these tests has Sinkhorn's weights"),
         };
         // Scores are sums of a few rounded products of size `terms`, multiplied by rounded factors; weights carry
         // twice that (row sums), a few roundings of their own, and sums of n terms in blocks.

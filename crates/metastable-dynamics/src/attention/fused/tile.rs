@@ -149,6 +149,7 @@ impl<'a, L: Lanes, const ROWS: usize> Tile<'a, L, ROWS> {
             Normalization::Sigmoid { bias } => Plan::Sigmoid { bias },
             Normalization::Linear => Plan::Linear,
             Normalization::Hardmax => Plan::Hardmax,
+            Normalization::Sinkhorn(_) => unreachable!("Sinkhorn's weights have their own rows"),
         };
         let scale = if plan == Plan::Folded { problem.binary_factor() } else { 1.0 };
         let query = |c: usize| gather(&|i| L::Real::from_f64(problem.query(i, c) * scale));

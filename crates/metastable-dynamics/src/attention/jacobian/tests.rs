@@ -139,6 +139,7 @@ impl Problem {
                 }
                 Normalization::Linear => (s / seen as f64, 1.0 / seen as f64),
                 Normalization::Hardmax => (if s == top { 1.0 / ties } else { 0.0 }, 0.0),
+                Normalization::Sinkhorn(_) => unreachable!("not a function of one row: it has tests of its own"),
             };
             let softmax = self.kernel.normalization() == Normalization::Softmax;
             let mean: f64 = pairs.iter().map(|p| weight_and_slope(p.0).1 * p.1).sum();

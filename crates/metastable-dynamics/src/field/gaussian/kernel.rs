@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::attention::{AttentionKernel, Mask, Normalization, Score};
+use crate::attention::{AttentionKernel, Mask, Normalization, Score, SinkhornStop};
 use crate::error::DynamicsError;
 
 /// A kernel whose field on N(α, Σ) is affine, so that the mean and the covariance move by themselves.
@@ -62,6 +62,14 @@ impl GaussianKernel {
             (Normalization::Exponential, _) => refuse("exponential", EXPONENTIAL),
             (Normalization::Sigmoid { .. }, _) => refuse("sigmoid", SIGMOID),
             (Normalization::Hardmax, _) => refuse("hardmax", HARDMAX),
+            // Squares are absorbed by the potentials: only 2 beta <Qx, Ky> is left.
+            (Normalization::Sinkhorn(sinkhorn), score) => {
+                if let SinkhornStop::HalfSteps(_) = sinkhorn.stop {
+                    return refuse("sinkhorn with counted half-steps", HALF_STEPS);
+                }
+                let factor = if score == Score::Dot { 1.0 } else { 2.0 };
+                Ok(Self::Sinkhorn { beta: factor * beta, epsilon: sinkhorn.epsilon })
+            }
         }
     }
 
@@ -116,6 +124,7 @@ const LINEAR_DISTANCE: &str = "the field contains the factor |Qx - Ky|² of the 
 const EXPONENTIAL: &str = "the field is exp(αᵀAx + ½ xᵀAᵀΣAx) V(α + ΣAx), which is not affine and explodes in x";
 const SIGMOID: &str = "the field is V(α E[σ(u)] + ΣAx E[σ'(u)]), u ~ N(αᵀAx, xᵀAᵀΣAx), which is not affine: the \
                        excess kurtosis of N(0, 1) has slope -0.303 at time 0 for a = v = 1";
+const HALF_STEPS: &str = "its flow is not among the closed ones: iterate to a tolerance instead of counting half-steps";
 const HARDMAX: &str = "a Gaussian has no largest score: the maximum over its support is infinite";
 
 fn refuse<T>(kernel: &'static str, reason: &'static str) -> Result<T, DynamicsError> {
@@ -125,6 +134,7 @@ fn refuse<T>(kernel: &'static str, reason: &'static str) -> Result<T, DynamicsEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::Sinkhorn;
 
     #[test]
     fn kernels_without_closure_are_refused_with_their_reason() {
@@ -142,5 +152,11 @@ mod tests {
         }
         let kernel = AttentionKernel::softmax(0.5).unwrap();
         assert_eq!(GaussianKernel::of(&kernel).unwrap(), GaussianKernel::Softmax { beta: 0.5 });
+        for (score, expected) in [(Score::Dot, 0.7), (Score::SquaredDistance, 1.4)] {
+            let sinkhorn = Normalization::Sinkhorn(Sinkhorn::converged(0.3));
+            let kernel = AttentionKernel::new(score, sinkhorn, Mask::Full, 0.7).unwrap();
+            let found = GaussianKernel::of(&kernel).unwrap();
+            assert_eq!(found, GaussianKernel::Sinkhorn { beta: expected, epsilon: 0.3 });
+        }
     }
 }

@@ -14,8 +14,8 @@ use super::written::{FeedForwardConfig, GaussianConfig, VectorConfig};
 use crate::error::LabError;
 use crate::simulate::forms::MatrixConfig;
 use crate::simulate::inputs::Inputs;
-use crate::simulate::meant;
-use crate::simulate::written::{Coordinates, GeometryName, Precision, SimulateConfig, TimeConfig};
+use crate::simulate::written::{Coordinates, GeometryName, PlacementName, Precision, SimulateConfig, TimeConfig};
+use crate::simulate::{kernel, meant};
 
 /// Relative tolerance of mean and covariance where the config gives none.
 pub const DEFAULT_RTOL: f64 = 1e-12;
@@ -70,14 +70,14 @@ impl GaussianSimulation {
         let d = start.dim();
         let heads = meant::read_heads(&config.head, d, &mut inputs)?;
         let adapted = meant::adapt(&config.lora.0, &heads, &mut inputs)?;
-        let attention = meant::kernel(&config.kernel, &inputs)?;
-        let kernel = gaussian_kernel(&attention, &inputs)?;
         let feed_forward = feed_forward(written.feed_forward.as_ref(), d, &mut inputs)?;
         let noise = noise(&written, &config.time, &inputs)?;
         let family = grid::starts(written.grid, d, &inputs)?;
         let times = meant::times(&config.time, (d + d * d) * (1 + family.len()), &inputs)?;
         fill_tolerances(&mut config.time);
         let solver = meant::solver(&config.time, config.precision, &inputs)?;
+        let attention = kernel::kernel(&config.kernel, &solver, &inputs)?;
+        let kernel = gaussian_kernel(&attention, &inputs)?;
         let particles =
             particles::meant(&written, &start, config.seed, feed_forward.is_some() || noise > 0.0, &inputs)?;
         let inputs_read = inputs.files();
@@ -144,6 +144,16 @@ fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(),
     if config.precision == Precision::F32 {
         return Err(inputs.wrong("precision", "\"f64\" for a Gaussian, whose field has no sum over tokens", "\"f32\""));
     }
+    let others = [
+        ("space.placement", config.space.placement.is_some_and(|name| name != PlacementName::None)),
+        ("layer", !config.layer.is_empty()),
+        ("feed_forward", config.feed_forward.is_some()),
+        ("noise", config.noise.is_some()),
+    ];
+    if let Some((key, _)) = others.iter().find(|(_, given)| *given) {
+        let expected = "none beside [gaussian], whose own keys are gaussian.feed_forward and gaussian.noise";
+        return Err(inputs.wrong(key, expected, "one"));
+    }
     if config.observe.cascade == Some(true) {
         return Err(inputs.wrong("observe.cascade", "false for a Gaussian, which has no clusters", true));
     }
@@ -193,7 +203,11 @@ fn dim(written: &GaussianConfig, mean: Option<&[f64]>, inputs: &mut Inputs) -> R
     }
 }
 
-fn vector(key: &str, written: &VectorConfig, inputs: &mut Inputs) -> Result<Vec<f64>, LabError> {
+pub(in crate::simulate) fn vector(
+    key: &str,
+    written: &VectorConfig,
+    inputs: &mut Inputs,
+) -> Result<Vec<f64>, LabError> {
     let (file, tensor) = match written {
         VectorConfig::Values(values) => {
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {

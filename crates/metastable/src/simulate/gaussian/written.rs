@@ -147,8 +147,19 @@ impl GaussianConfig {
         vectors.extend(&mut self.mean);
         matrices.extend(&mut self.covariance);
         if let Some(part) = &mut self.feed_forward {
-            matrices.push(&mut part.weight);
-            vectors.extend(&mut part.bias);
+            part.inputs_mut(matrices, vectors);
         }
+    }
+}
+
+impl FeedForwardConfig {
+    /// Adds its matrix and vector to the lists, for those who look for files.
+    pub fn inputs_mut<'a>(
+        &'a mut self,
+        matrices: &mut Vec<&'a mut MatrixConfig>,
+        vectors: &mut Vec<&'a mut VectorConfig>,
+    ) {
+        matrices.push(&mut self.weight);
+        vectors.extend(&mut self.bias);
     }
 }
