@@ -51,7 +51,7 @@ fn unknown_keys_and_choices_are_placed_and_suggested() {
         let expected = format!("`time.{tolerance}`: expected 1e-6 or more with precision \"f32\", found 1e-9");
         refused(&["precision=\"f32\"", &set], &expected);
     }
-    refused(&["precision=\"f16\""], "unknown value `f16` in `precision`; expected `f64` or `f32`");
+    refused(&["precision=\"f16\""], "unknown value `f16` in `precision`; expected one of `f64`, `f32`");
     refused(&["head=[{value=\"identiti\"}]"], "`head[0].value`: expected \"identity\", \"zero\"");
 }
 
