@@ -107,7 +107,10 @@ fn shares_of_close_pairs_in_low_dimension_are_those_of_the_table_within_the_mont
             // the rare one that does not: one run of the table's moves its mean by up to one over their number.
             let (runs, ratio) = if cell == 4 { (64.0, 3.0_f64) } else { (128.0, 2.0) };
             let error = 0.25 * (high - low) * ratio.sqrt();
-            assert!((mean - expected).abs() < 4.0 * error + 1.0 / runs + 1e-3, "cell {cell}, {name}: {mean} {expected} {error}");
+            assert!(
+                (mean - expected).abs() < 4.0 * error + 1.0 / runs + 1e-3,
+                "cell {cell}, {name}: {mean} {expected} {error}"
+            );
         }
     }
 }
