@@ -1,6 +1,6 @@
 //! Questions asked of clouds: pure functions of states, never of solvers or runs.
 //!
-//! Reading order: [`clusters`] and [`tracking`] (who is together, and since when); [`cloud`], [`close_pairs`], [`hull`] and
+//! Reading order: [`clusters`] and [`tracking`] (who is together, and since when); [`cloud`], [`mod@close_pairs`], [`hull`] and
 //! [`rank`] (shape); [`twin`] (a base run against its LoRA twin), [`stability`] (how far the twin may be), [`dobrushin`]
 //! (how far two solutions of one flow) and [`cascade`]
 //! (when its clusters change).

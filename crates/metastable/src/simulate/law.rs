@@ -115,7 +115,7 @@ impl RandomMatrix {
         })?;
         let (low, high) = self.ends()?;
         let values = match self.law {
-            MatrixLaw::Normal | MatrixLaw::Uniform => self.from_the_house(name, seed, skipped, size, (low, high)),
+            MatrixLaw::Normal | MatrixLaw::Uniform => self.house_numbers(name, seed, skipped, size, (low, high)),
             MatrixLaw::NumpyRandn | MatrixLaw::NumpyUniform => {
                 let mut stream = numpy_stream(seed, self.stream)?;
                 let is_normal = self.law == MatrixLaw::NumpyRandn;
@@ -135,7 +135,7 @@ impl RandomMatrix {
 impl RandomMatrix {
     fn shape(&self) -> Result<Option<[usize; 2]>, Refusal> {
         let Some([rows, columns]) = self.shape else { return Ok(None) };
-        let entries = rows.checked_mul(columns).unwrap_or(usize::MAX);
+        let entries = rows.saturating_mul(columns);
         if entries == 0 || entries > MOST_ENTRIES {
             let expected = format!("rows and columns above 0, and at most {MOST_ENTRIES} entries");
             return Err(Refusal { key: "shape", expected, found: format!("[{rows}, {columns}]") });
@@ -157,7 +157,7 @@ impl RandomMatrix {
         Err(Refusal { key: "low", expected: "finite low < high".into(), found: format!("low = {low}, high = {high}") })
     }
 
-    fn from_the_house(&self, name: &str, seed: u64, skipped: u64, size: usize, ends: (f64, f64)) -> Vec<f64> {
+    fn house_numbers(&self, name: &str, seed: u64, skipped: u64, size: usize, ends: (f64, f64)) -> Vec<f64> {
         // Streams below 2^63 belong to tokens.
         let stream = 1 << 63 | self.stream.unwrap_or_else(|| digest_of(name)) & (u64::MAX >> 1);
         // At most `MOST_NUMBERS`, which fits.

@@ -95,7 +95,8 @@ fn values(sweep: &Sweep, column: &Column) -> Option<(Vec<Option<f64>>, String)> 
 /// The borders between neighbouring values: midpoints, on a logarithmic axis those of the logarithms.
 fn edges(axis: &Axis) -> Option<Vec<f64>> {
     let numbers = axis.numbers.as_ref()?;
-    let (to, from): (fn(f64) -> f64, fn(f64) -> f64) = if axis.is_log { (f64::ln, f64::exp) } else { (|x| x, |x| x) };
+    let to = |x: f64| if axis.is_log { x.ln() } else { x };
+    let from = |x: f64| if axis.is_log { x.exp() } else { x };
     let mut edges = Vec::with_capacity(numbers.len() + 1);
     let middle = |a: f64, b: f64| from(0.5 * (to(a) + to(b)));
     edges.push(from(1.5 * to(numbers[0]) - 0.5 * to(numbers[1])));
