@@ -33,7 +33,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..5 {
         let start = Instant::now();
         let report = info(&folder)?;
-        println!("{:.3} s for {} modules, {} numbers", start.elapsed().as_secs_f64(), report.modules.len(), report.parameters);
+        println!(
+            "{:.3} s for {} modules, {} numbers",
+            start.elapsed().as_secs_f64(),
+            report.modules.len(),
+            report.parameters
+        );
     }
     Ok(())
 }
