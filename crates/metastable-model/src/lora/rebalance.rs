@@ -62,8 +62,7 @@ impl Adapter {
     /// Castin et al., "Balanced LoRA", 2026: the manifold \[2nd\]; that any trained adapter can be moved there without
     /// changing what it computes is a use of it \[derived\].
     pub fn rebalanced(&self) -> Result<Rebalanced, ModelError> {
-        let done: Vec<(LoraModule, RebalancedModule, Option<(Matrix, Matrix)>)> =
-            self.modules.par_iter().map(rebalance).collect::<Result<_, ModelError>>()?;
+        let done: Vec<Done> = self.modules.par_iter().map(rebalance).collect::<Result<_, ModelError>>()?;
         let undo = undo_file(&done);
         let (mut modules, mut rows) = (Vec::new(), Vec::new());
         for (module, row, _) in done {
@@ -96,7 +95,10 @@ impl Adapter {
     }
 }
 
-fn rebalance(module: &LoraModule) -> Result<(LoraModule, RebalancedModule, Option<(Matrix, Matrix)>), ModelError> {
+/// A module, its row, and its gauge (M, M⁻¹) if it was moved.
+type Done = (LoraModule, RebalancedModule, Option<(Matrix, Matrix)>);
+
+fn rebalance(module: &LoraModule) -> Result<Done, ModelError> {
     let old = pair(module)?;
     let analysis = old.analysis()?;
     let mut row = RebalancedModule {
@@ -127,7 +129,7 @@ fn rebalance(module: &LoraModule) -> Result<(LoraModule, RebalancedModule, Optio
     Ok((new, row, gauge))
 }
 
-fn undo_file(done: &[(LoraModule, RebalancedModule, Option<(Matrix, Matrix)>)]) -> Vec<u8> {
+fn undo_file(done: &[Done]) -> Vec<u8> {
     let mut tensors: Vec<(String, [usize; 2], Vec<u8>)> = Vec::new();
     for (module, _, gauge) in done {
         let Some((m, inverse)) = gauge else { continue };

@@ -5,16 +5,19 @@ use super::{Output, Transformer};
 use crate::linear::Linear;
 use crate::names::{LayerParameter, Parameter, Part};
 
+/// A part with its canonical name: what makes the name of (layer, weight or bias), and the layer.
+pub(crate) type Named<'a, T> = (fn(usize, Part) -> Parameter, usize, &'a mut T);
+
 impl Transformer {
     /// The affine maps of all distinct blocks and of the embedding, each under the name of its weight. The token table
     /// and an output of its own are not among them: see [`Transformer::embedding`] and [`Transformer::own_output`].
-    pub(crate) fn maps_mut(&mut self) -> Vec<(fn(usize, Part) -> Parameter, usize, &mut Linear)> {
+    pub(crate) fn maps_mut(&mut self) -> Vec<Named<'_, Linear>> {
         macro_rules! named {
             ($of:ident) => {
                 |layer, part| Parameter::Layer(layer, LayerParameter::$of, part)
             };
         }
-        let mut maps: Vec<(fn(usize, Part) -> Parameter, usize, &mut Linear)> = Vec::new();
+        let mut maps: Vec<Named<'_, Linear>> = Vec::new();
         if let Some(projection) = &mut self.embedding.projection {
             maps.push((|_, part| Parameter::EmbeddingProjection(part), 0, projection));
         }
@@ -33,13 +36,13 @@ impl Transformer {
     }
 
     /// All norms, each under its canonical name.
-    pub(crate) fn norms_mut(&mut self) -> Vec<(fn(usize, Part) -> Parameter, usize, &mut Norm)> {
+    pub(crate) fn norms_mut(&mut self) -> Vec<Named<'_, Norm>> {
         macro_rules! named {
             ($of:ident) => {
                 |layer, part| Parameter::Layer(layer, LayerParameter::$of, part)
             };
         }
-        let mut norms: Vec<(fn(usize, Part) -> Parameter, usize, &mut Norm)> = Vec::new();
+        let mut norms: Vec<Named<'_, Norm>> = Vec::new();
         if let Some(norm) = &mut self.embedding.norm {
             norms.push((|_, part| Parameter::EmbeddingNorm(part), 0, norm));
         }
