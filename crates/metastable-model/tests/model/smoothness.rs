@@ -25,7 +25,7 @@ fn products_of_layers_agree_with_forward_and_reverse_mode_of_torch() {
         for precision in [Precision::F32, Precision::F64] {
             let map = model.layer_jacobian(&hidden, 1, LayerPart::Block, precision).unwrap();
             let mut out = vec![0.0; size];
-            let mut check = |what: &str, out: &[f64]| {
+            let check = |what: &str, out: &[f64]| {
                 let found: Vec<f32> = out.iter().map(|x| *x as f32).collect();
                 let error = relative(&found, &golden.floats(&format!("{name}.{what}")));
                 // f32 on both sides, sums of some dozen terms through a handful of maps; the issue asks for 1e-5.

@@ -127,11 +127,6 @@ impl<T: Real> FrozenBlock<'_, T> {
         linear.forward(None, x)
     }
 
-    /// What attention is applied to at the saved stream.
-    pub(crate) fn attention_input(&self, saved: &Saved<T>) -> Vec<T> {
-        self.before(&self.attention_norm, &saved.x).unwrap_or_else(|| saved.x.clone())
-    }
-
     /// Queries, keys and values at the saved stream, and the shape of heads.
     pub(crate) fn saved_heads<'s>(&self, saved: &'s Saved<T>, scene: &Scene<'_, T>) -> (&'s Heads<T>, super::Shape) {
         (&saved.heads, self.shape(scene))
