@@ -185,6 +185,8 @@ impl Ball<'_> {
                 paths(ln_slope) + if decays { 0.0 } else { ln_score.exp() }
             }
             Normalization::Hardmax => self.ln_n / 2.0,
+            #[allow(unreachable_patterns, reason = "for a kernel that couples rows, such as Sinkhorn, we know none")]
+            _ => return None,
         })
     }
 

@@ -9,9 +9,9 @@ use crate::error::LabError;
 use crate::watch::Watcher;
 
 /// Longer texts get no constants: one takes some twenty passes through the attention of a block.
-pub const MOST_TOKENS: usize = 512;
+pub(super) const MOST_TOKENS: usize = 512;
 /// Longer texts get no constants with the norm and with the residual.
-pub const MOST_TOKENS_OF_PARTS: usize = 256;
+pub(super) const MOST_TOKENS_OF_PARTS: usize = 256;
 
 /// One row a level; those of levels that no chosen block made are empty.
 ///
