@@ -1,5 +1,5 @@
 //! Golden numbers of the theory dossier, section 5 [derived]: computed there in float64 with jax autograd and dense
-//! SVDs, printed to 12 decimals; `scripts/golden/lipschitz.py` recomputes them with numpy alone.
+//! SVDs, printed to 12 decimals.
 
 use super::*;
 use crate::smoothness::{LanczosOptions, top_singular_triplet};
