@@ -167,7 +167,7 @@ fn a_classifier_of_a_decoder_learns_two_kinds_of_lines() {
     let world = world();
     let line = |i: usize| {
         let (text, label) =
-            if i % 2 == 0 { ("speak again, my lord", "lord") } else { ("the king the king the", "king") };
+            if i.is_multiple_of(2) { ("speak again, my lord", "lord") } else { ("the king the king the", "king") };
         format!("{{\"text\": \"{text} {}\", \"label\": \"{label}\"}}\n", i % 9)
     };
     world.write("data.jsonl", (0..80).map(line).collect::<String>());

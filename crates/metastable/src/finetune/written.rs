@@ -1,4 +1,4 @@
-//! The config of `finetune` as a user writes it; [`super::meant`] turns it into what is run.
+//! The config of `finetune` as a user writes it; `meant` turns it into what is run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -98,7 +98,7 @@ fn accumulated_micro_batches_are_one_batch() {
     let (mut whole, mut parts) = (open().unwrap(), open().unwrap());
     for batch in &batches(&file, "tiny-llama")[..5] {
         let all: Vec<&Example> = batch.iter().collect();
-        let one = whole.step(&[all.clone()], 1e-3).unwrap();
+        let one = whole.step(std::slice::from_ref(&all), 1e-3).unwrap();
         let two = parts.step(&[all[..1].to_vec(), all[1..].to_vec()], 1e-3).unwrap();
         // Only the order of additions differs.
         assert!((one.loss - two.loss).abs() < 1e-5 && (one.grad_norm / two.grad_norm - 1.0).abs() < 1e-4);
