@@ -59,7 +59,10 @@ fn unknown_keys_and_choices_are_placed_and_suggested() {
 fn broken_and_incomplete_configurations_are_refused() {
     refused_text("[tokens\n", "run.toml:1:8: unclosed table");
     refused_text("seed = 1\nseed = 2\n", "run.toml:2:1: duplicate key");
-    refused_text("[time]\nend = 1\n", "the key `tokens` is missing");
+    refused_text(
+        "[time]\nend = 1\n",
+        "`tokens`: expected exactly one of file, values and law, or a [gaussian], found none",
+    );
     refused_text("[tokens]\nvalues = [[1.0]]\n", "the key `time` is missing");
     refused_text("[tokens]\n[time]\nend = 1\n", "`tokens`: expected exactly one of file, values and law");
     refused(&["tokens.law=\"uniform\""], "`tokens`: expected exactly one of file, values and law");

@@ -247,25 +247,32 @@ fn key_paths(value: &toml::Value, path: &mut Vec<String>, paths: &mut Vec<Vec<St
 #[test]
 fn the_schema_knows_every_key_of_every_example() {
     let world = World::new();
-    let schema: Value = serde_json::from_str(&world.succeed(&["schema"]).stdout).unwrap();
-    assert!(!knows(&schema, &schema, &["time", "ned"]), "the test can fail");
-    let mut seen = 0;
-    for entry in fs::read_dir(repository("examples")).unwrap() {
+    let schema_of = |job| serde_json::from_str::<Value>(&world.succeed(&["schema", job]).stdout).unwrap();
+    let [simulate, sweep, finetune] = ["simulate", "sweep", "finetune"].map(schema_of);
+    assert!(!knows(&simulate, &simulate, &["time", "ned"]), "the test can fail");
+    let files = ["examples", "examples/finetune"].map(|folder| fs::read_dir(repository(folder)).unwrap());
+    let mut seen = [0; 3];
+    for entry in files.into_iter().flatten() {
         let file = entry.unwrap().path();
         if file.extension().is_none_or(|ending| ending != "toml") {
             continue;
         }
-        seen += 1;
         let (mut path, mut paths) = (Vec::new(), Vec::new());
         let config = toml::Value::Table(toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap());
         key_paths(&config, &mut path, &mut paths);
+        let (job, command, schema) = match (config.get("model"), config.get("base")) {
+            (Some(_), _) => (2, "finetune", &finetune),
+            (None, Some(_)) => (1, "sweep", &sweep),
+            (None, None) => (0, "simulate", &simulate),
+        };
+        seen[job] += 1;
         for keys in paths {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            assert!(knows(&schema, &schema, &keys), "{}: {keys:?}", file.display());
+            assert!(knows(schema, schema, &keys), "{}: {keys:?}", file.display());
         }
-        world.succeed(&["simulate", file.to_str().unwrap(), "--dry-run"]);
+        world.succeed(&[command, file.to_str().unwrap(), "--dry-run"]);
     }
-    assert!(seen > 0);
+    assert!(seen.iter().all(|jobs| *jobs > 0), "{seen:?}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn require_tokens(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabErr
         (false, false) => Ok(()),
         (false, true) => Err(inputs.wrong("gaussian", "either [tokens] or [gaussian]", "both")),
         (true, true) => Err(inputs.wrong("gaussian", "[tokens] for this command", "[gaussian]")),
-        (true, false) => Err(inputs.missing("tokens")),
+        (true, false) => Err(inputs.wrong("tokens", "exactly one of file, values and law, or a [gaussian]", "none")),
     }
 }
 

@@ -33,7 +33,7 @@ impl<'a, T: Real> Layer<'a, T> {
         let own = transformer.block(layer);
         let block = FrozenBlock::of(own);
         let lookback = lookback(transformer.config.mask, layer);
-        let sequences = [0..n];
+        let sequences = std::array::from_fn(|_| 0..n);
         let scene = Scene { sequences: &sequences, turns: turns.as_ref(), lookback };
         let places = Places::none(1);
         let stream = stream.iter().map(|x| T::from_f64(f64::from(*x))).collect();

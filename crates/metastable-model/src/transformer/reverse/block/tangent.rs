@@ -92,8 +92,8 @@ impl<T: Real> FrozenBlock<'_, T> {
     }
 
     /// From a change of what enters the second half to one of the block's output, in place.
-    fn feed_forward_tangent(&self, saved: &Saved<T>, d: &mut Vec<T>) {
-        let mut input = d.clone();
+    fn feed_forward_tangent(&self, saved: &Saved<T>, d: &mut [T]) {
+        let mut input = d.to_vec();
         if self.place == NormPlace::Before {
             self.feed_forward_norm.tangent(&saved.middle, &mut input);
         }
