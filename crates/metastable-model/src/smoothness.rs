@@ -1,6 +1,6 @@
 //! How smooth the layers of a checkpoint are at a text: their Jacobians as products, and two-sided constants.
 //!
-//! The products are those of [`crate::transformer`]'s reverse pass and of a forward mode beside it, in f32 (the
+//! The products are those of the transformer's reverse pass and of a forward mode beside it, in f32 (the
 //! numbers of the model) or f64 (to compare with).
 
 use metastable_dynamics::smoothness::scaling::{PrefixConstant, sweep};

@@ -105,7 +105,8 @@ fn a_model_says_what_joined_names_mean() {
 #[test]
 fn broken_kohya_files_are_refused() {
     let up = "lora_te_layers_0_q_proj.lora_up.weight";
-    let cases: [(&str, fn(&mut World)); 4] = [
+    type Damage = fn(&mut World);
+    let cases: [(&str, Damage); 4] = [
         ("missing_partner", |world| drop(world.tensors.remove("lora_te_layers_0_q_proj.lora_up.weight"))),
         ("rank_mismatch", |world| world.add("lora_te_layers_0_q_proj.lora_up.weight", &[4, 2], 3)),
         ("untrained", |world| world.values("lora_te_layers_0_q_proj.lora_up.weight").fill(0.0)),
