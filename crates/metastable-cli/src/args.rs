@@ -259,7 +259,14 @@ pub(crate) struct AdapterArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdapterAction {
     /// Spectra, ranks and conditioning of every module
-    Info(AdapterInput),
+    Info {
+        /// The adapter.
+        #[command(flatten)]
+        input: AdapterInput,
+        /// Also counts the leading directions of every adapted weight that this base model's weight does not have
+        #[arg(long, value_name = "MODEL")]
+        base: Option<PathBuf>,
+    },
     /// Lists everything wrong with the files; exit code 3 if the adapter must not be used as it is
     Check(AdapterInput),
     /// How much the updates of two adapters point the same way

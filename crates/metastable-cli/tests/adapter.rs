@@ -39,6 +39,38 @@ fn zero(world: &World, file: &str, tensor: &str) {
 }
 
 #[test]
+fn intruders_are_counted_against_a_base_model_of_any_layout() {
+    let world = World::new();
+    // GPT-2's query, key and value share one tensor; DoRA rescales rows; a shared block of ALBERT is one module.
+    for (model, adapter) in [
+        ("tiny-gpt2", "gpt2-conv1d"),
+        ("tiny-llama", "llama-patterns"),
+        ("tiny-llama", "llama-dora"),
+        ("tiny-albert", "albert-shared"),
+    ] {
+        let (model, adapter) = (fixture(&format!("fixtures/{model}")), fixture(&format!("golden/adapters/{adapter}")));
+        let report = json(&world, &["adapter", "info", &adapter, "--base", &model, "--json"]);
+        for module in report["modules"].as_array().unwrap() {
+            let found = &module["intruders"];
+            let cosines: Vec<f64> =
+                found["largest_cosines"].as_array().unwrap().iter().map(|c| c.as_f64().unwrap()).collect();
+            assert_eq!(found["judged"], 10, "{module}");
+            assert!(cosines.iter().all(|cosine| (0.0..1.0 + 1e-12).contains(cosine)), "{module}");
+            let below = cosines.iter().filter(|cosine| **cosine < 0.5).count();
+            assert_eq!(found["count"], below, "{module}");
+        }
+        let sentence = report["summary"].as_array().unwrap().last().unwrap().as_str().unwrap();
+        assert!(sentence.contains("intruders among"), "{sentence}");
+    }
+    let alone = json(&world, &["adapter", "info", &spam(), "--json"]);
+    assert!(alone["modules"][0]["intruders"].is_null());
+    let (other, spam) = (fixture("fixtures/tiny-gpt2"), spam());
+    let report = json(&world, &["adapter", "info", &spam, "--base", &other, "--json"]);
+    assert!(report["modules"][0]["intruders"].is_null(), "no map of that model");
+    world.refuse(&["adapter", "info", &spam, "--base", "nowhere"], 4, "nowhere");
+}
+
+#[test]
 fn info_has_every_key_of_the_contract() {
     let world = World::new();
     let report = json(&world, &["adapter", "info", &spam(), "--json"]);

@@ -77,6 +77,39 @@ fn base_and_adapted_stand_side_by_side_in_every_file() {
 }
 
 #[test]
+fn the_change_of_the_constant_is_that_of_the_merged_model() {
+    let world = World::new();
+    let (model, adapter) = (fixture("fixtures/tiny-llama"), fixture("golden/adapters/llama-patterns"));
+    world.succeed(&["adapter", "merge", &model, &adapter, "merged"]);
+    world.succeed(&arguments(&model, &adapter, &["--layers", "1"]));
+    world.succeed(&["inspect", "merged", "--prompt", TEXT, "-o", "alone"]);
+    let (report, alone) = (world.report("run"), world.report("alone"));
+    let rows = report["adapter"]["layers"].as_array().unwrap();
+    for (level, row) in rows.iter().enumerate() {
+        let change = &row["lipschitz_change"];
+        if level != 2 {
+            // Level 0 is made by no block, and the other blocks were not asked for.
+            assert!(change.is_null(), "{level}: {change}");
+            continue;
+        }
+        let base = &report["layers"][level]["lipschitz"];
+        let merged = &alone["layers"][level]["lipschitz"];
+        for bound in ["lower", "upper"] {
+            assert_eq!(change["base"][bound], base[bound], "the same numbers as of the base");
+            let (found, expected) = (number(&change["adapted"][bound]), number(&merged[bound]));
+            // Weights rounded once in either order, products in f32, Lanczos to a residual of 1e-3: the value's error
+            // is of second order in it.
+            assert!((found - expected).abs() < 1e-5 * expected, "{bound}: {found} {expected}");
+        }
+        let (before, after) = (&change["base"], &change["adapted"]);
+        let ratio = number(&after["lower"]) / number(&before["lower"]);
+        assert!((number(&change["ratio"]) - ratio).abs() < 1e-15 && (ratio - 1.0).abs() > 1e-4, "{change}");
+        let apart = |x: &Value, y: &Value| number(&x["upper"]) < number(&y["lower"]);
+        assert_eq!(change["separated"], apart(before, after) || apart(after, before));
+    }
+}
+
+#[test]
 fn thresholds_end_with_three_and_keep_the_report() {
     let world = World::new();
     let (model, adapter) = (fixture("fixtures/tiny-gpt2"), fixture("golden/adapters/gpt2-conv1d"));

@@ -14,7 +14,7 @@ use crate::args::{AdapterAction, AdapterArgs, OutputFormat};
 pub(crate) fn run(args: AdapterArgs, format: OutputFormat) -> Result<()> {
     let wanted = |json: bool| if json { OutputFormat::Json } else { format };
     match args.action {
-        AdapterAction::Info(input) => info(&input.adapter, wanted(input.json)),
+        AdapterAction::Info { input, base } => info(&input.adapter, base.as_deref(), wanted(input.json)),
         AdapterAction::Check(input) => check(&input.adapter, wanted(input.json)),
         AdapterAction::Compare { first, second, json } => compare(&first, &second, wanted(json)),
         AdapterAction::Rebalance { input, output, undo: true, .. } => {
@@ -48,8 +48,8 @@ fn strictness(allow_partial: bool) -> Strictness {
     if allow_partial { Strictness::Partial } else { Strictness::Closed }
 }
 
-fn info(path: &Path, format: OutputFormat) -> Result<()> {
-    let report = adapter::info(path)?;
+fn info(path: &Path, base: Option<&Path>, format: OutputFormat) -> Result<()> {
+    let report = adapter::info(path, base)?;
     let mut sentences = report.summary.clone();
     sentences.extend(report.findings.iter().map(sentence));
     show_report(json!(report), &report.table()?, &sentences, format)

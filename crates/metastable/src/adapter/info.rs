@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use metastable_model::lora::{Adapter, LoraModule, ModuleKind, ModuleSpectrum, Status};
+use metastable_model::Weights;
+use metastable_model::lora::{Adapter, IntruderRule, LeadingDirection, LoraModule, ModuleKind, ModuleSpectrum, Status};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::check::FindingRow;
 use crate::error::LabError;
+use crate::hub::HubCache;
 use crate::table::{Column, Table};
 
 /// An adapter, module by module.
@@ -66,28 +68,67 @@ pub struct ModuleRow {
     pub status: &'static str,
     /// Whether DoRA's magnitudes are there.
     pub dora: bool,
+    /// The leading directions against the base's; null without a base model, and for modules that are no map of one of
+    /// its blocks.
+    pub intruders: Option<IntruderRow>,
 }
 
-/// Reads an adapter and measures every module, parallel over modules.
+/// Leading left singular vectors of W + ΔW that W does not have.
+#[derive(Debug, Clone, Serialize)]
+pub struct IntruderRow {
+    /// How many leading vectors were judged.
+    pub judged: usize,
+    /// How many of them have |cos| below the threshold to every left singular vector of W.
+    pub count: usize,
+    /// The threshold.
+    pub threshold: f64,
+    /// Singular values of the judged vectors, largest first.
+    pub singular_values: Vec<f64>,
+    /// Their largest |cos| to a left singular vector of W.
+    pub largest_cosines: Vec<f64>,
+}
+
+impl IntruderRow {
+    fn of(directions: &[LeadingDirection], rule: IntruderRule) -> Self {
+        Self {
+            judged: directions.len(),
+            count: directions.iter().filter(|direction| direction.intruder).count(),
+            threshold: rule.threshold,
+            singular_values: directions.iter().map(|direction| direction.singular_value).collect(),
+            largest_cosines: directions.iter().map(|direction| direction.largest_cosine).collect(),
+        }
+    }
+}
+
+/// Reads an adapter and measures every module, parallel over modules; with a base model also against its weights, which
+/// are read tensor by tensor, O(out·in·min(out, in)) a module.
 ///
 /// Findings do not stop it: an adapter that must not be used can still be looked at.
 ///
 /// # Errors
-/// [`LabError::Model`] where nothing can be read.
-pub fn info(path: &Path) -> Result<InfoReport, LabError> {
+/// [`LabError::Model`] where nothing can be read, or an update has another shape than the base's weight.
+pub fn info(path: &Path, base: Option<&Path>) -> Result<InfoReport, LabError> {
+    let base =
+        base.map(|base| Ok::<_, LabError>(Weights::open(&HubCache::of_environment().resolve(base)?)?)).transpose()?;
     let survey = Adapter::survey(path)?;
     let adapter = survey.adapter;
     let spectra: Vec<ModuleSpectrum> =
         adapter.modules().par_iter().map(LoraModule::spectrum).collect::<Result<_, _>>()?;
-    let modules: Vec<ModuleRow> =
+    let mut modules: Vec<ModuleRow> =
         adapter.modules().iter().zip(&spectra).map(|(module, spectrum)| row(module, spectrum)).collect();
+    let mut summary = summary(&modules);
+    if let Some(base) = &base {
+        let intruders = intruders(base, adapter.modules())?;
+        modules.iter_mut().zip(intruders).for_each(|(row, found)| row.intruders = found);
+        summary.push(intruder_sentence(&modules));
+    }
     Ok(InfoReport {
         adapter: path.display().to_string(),
         layout: adapter.layout().name(),
         base: adapter.base().map(str::to_owned),
         task: adapter.task().map(str::to_owned),
         parameters: adapter.modules().iter().map(LoraModule::parameters).sum(),
-        summary: summary(&modules),
+        summary,
         modules,
         whole_tensors: adapter.whole_tensors().iter().map(|tensor| tensor.name.clone()).collect(),
         findings: survey.findings.iter().map(FindingRow::from).collect(),
@@ -115,7 +156,30 @@ fn row(module: &LoraModule, spectrum: &ModuleSpectrum) -> ModuleRow {
         kappa_balanced: spectrum.kappa_balanced,
         status: spectrum.status.name(),
         dora: module.magnitude.is_some(),
+        intruders: None,
     }
+}
+
+/// The modules of `adapter` against the weights of `base`.
+fn intruders(base: &Weights, modules: &[LoraModule]) -> Result<Vec<Option<IntruderRow>>, LabError> {
+    let rule = IntruderRule::default();
+    let judge = |module: &LoraModule| base.leading_directions(module, rule);
+    let found: Vec<Option<Vec<LeadingDirection>>> = modules.par_iter().map(judge).collect::<Result<_, _>>()?;
+    Ok(found.into_iter().map(|directions| Some(IntruderRow::of(&directions?, rule))).collect())
+}
+
+fn intruder_sentence(modules: &[ModuleRow]) -> String {
+    let rule = IntruderRule::default();
+    let judged: Vec<&IntruderRow> = modules.iter().filter_map(|module| module.intruders.as_ref()).collect();
+    let (count, of) =
+        (judged.iter().map(|row| row.count).sum::<usize>(), judged.iter().map(|row| row.judged).sum::<usize>());
+    format!(
+        "{count} intruders among {of} leading directions of {} modules: of the {} leading left singular vectors of \
+         W + ΔW, those with |cos| below {} to every left singular vector of W.",
+        judged.len(),
+        rule.leading,
+        rule.threshold
+    )
 }
 
 fn summary(modules: &[ModuleRow]) -> Vec<String> {
@@ -172,6 +236,10 @@ impl InfoReport {
         table.push("gap", numbers(|row| row.gap))?;
         table.push("kappa", numbers(|row| row.kappa))?;
         table.push("kappa_balanced", numbers(|row| row.kappa_balanced))?;
+        if rows.iter().any(|row| row.intruders.is_some()) {
+            let counts = rows.iter().map(|row| row.intruders.as_ref().map(|found| found.count as f64)).collect();
+            table.push("intruders", Column::Float(counts))?;
+        }
         table.push("status", Column::Text(rows.iter().map(|row| row.status.to_owned()).collect()))?;
         Ok(table)
     }

@@ -16,7 +16,7 @@ mod write;
 pub use check::{CheckReport, FindingRow, check};
 pub use compare::{CompareReport, ModuleOverlap, compare};
 pub use convert::{ConvertReport, convert};
-pub use info::{InfoReport, ModuleRow, info};
+pub use info::{InfoReport, IntruderRow, ModuleRow, info};
 pub use merge::{MergeReport, merge};
 pub use metastable_model::lora::Strictness;
 pub use rebalance::{RebalanceReport, RebalanceRow, rebalance, undo};

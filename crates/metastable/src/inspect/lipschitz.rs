@@ -5,6 +5,7 @@ use metastable_model::smoothness::single_precision_lanczos;
 use metastable_model::{Hidden, LayerPart, Model};
 
 use super::report::LipschitzRow;
+use super::twin::{ConstantBounds, LipschitzChange};
 use crate::error::LabError;
 use crate::watch::Watcher;
 
@@ -51,6 +52,30 @@ fn row(model: &Model, hidden: &Hidden, layer: usize, options: &LanczosOptions) -
     Ok(row)
 }
 
+/// The constants of the attention of both models, one entry a level; null where the base has none. `base` is what [`rows`]
+/// found.
+///
+/// # Errors
+/// As [`rows`].
+pub(super) fn changes(
+    base: &[LipschitzRow],
+    adapted: &Model,
+    hidden: &Hidden,
+    layers: &[usize],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Option<LipschitzChange>>, LabError> {
+    let mut changes = vec![None; base.len()];
+    for &layer in layers {
+        let Some(lower) = base[layer + 1].lower else { continue };
+        watcher.progress(0.95, &format!("smoothness of adapted block {layer}"));
+        let found = adapted.layer_constant(hidden, layer, LayerPart::Attention, &single_precision_lanczos())?;
+        let before = ConstantBounds { lower, upper: base[layer + 1].upper };
+        let after = ConstantBounds { lower: found.triplet.value, upper: found.upper };
+        changes[layer + 1] = Some(LipschitzChange::between(before, after));
+    }
+    Ok(changes)
+}
+
 /// What the numbers are.
 pub(super) fn definition(n: usize) -> String {
     let limits = match n {
@@ -65,4 +90,33 @@ pub(super) fn definition(n: usize) -> String {
          at what attention is applied to, residual not included: `lower` by Lanczos in f32 to a residual of 1e-3, \
          `upper` proven; `with_norm` includes the norm before attention, `with_residual` also x + A.{limits}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_separated_only_where_one_ends_before_the_other_begins() {
+        let bounds = |lower, upper| ConstantBounds { lower, upper };
+        let separated = |base, adapted| LipschitzChange::between(base, adapted).separated;
+        assert!(separated(bounds(1.0, Some(2.0)), bounds(2.5, Some(3.0))));
+        assert!(separated(bounds(2.5, Some(3.0)), bounds(1.0, Some(2.0))));
+        // They touch, overlap, or one contains the other.
+        assert!(!separated(bounds(1.0, Some(2.0)), bounds(2.0, Some(3.0))));
+        assert!(!separated(bounds(1.0, Some(2.5)), bounds(2.0, Some(3.0))));
+        assert!(!separated(bounds(1.0, Some(9.0)), bounds(2.0, Some(3.0))));
+        // Without an upper bound an interval has no end; the other may still lie below it.
+        assert!(!separated(bounds(1.0, None), bounds(5.0, Some(6.0))));
+        assert!(separated(bounds(1.0, Some(2.0)), bounds(5.0, None)));
+        assert!(!separated(bounds(1.0, None), bounds(5.0, None)));
+    }
+
+    #[test]
+    fn the_ratio_is_of_lower_values_and_absent_over_zero() {
+        let bounds = |lower| ConstantBounds { lower, upper: None };
+        let ratio = |base, adapted| LipschitzChange::between(bounds(base), bounds(adapted)).ratio;
+        assert_eq!(ratio(2.0, 3.0), Some(1.5));
+        assert_eq!(ratio(0.0, 3.0), None);
+    }
 }

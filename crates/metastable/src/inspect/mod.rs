@@ -223,6 +223,10 @@ fn observe(
     let Followed { series, cluster_history, last, cloud } = base;
     let heads = spectra(model, &config.layers)?;
     let lipschitz = lipschitz::rows(model, hidden, &config.layers, watcher)?;
+    if let (Some(adapted), Some((report, _, _))) = (seen.adapted, &mut twin) {
+        let changes = lipschitz::changes(&lipschitz, &adapted.model, &adapted.hidden, &config.layers, watcher)?;
+        report.layers.iter_mut().zip(changes).for_each(|(row, change)| row.lipschitz_change = change);
+    }
     let layers = layer_rows(&series, rows, &lipschitz);
     let header = Header {
         schema: SCHEMA,

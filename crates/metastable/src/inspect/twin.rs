@@ -86,6 +86,43 @@ pub struct AdapterLayer {
     pub energy: Option<f64>,
     /// Its difference from the base run's.
     pub energy_change: Option<f64>,
+    /// How the steepness of the attention that made the level changed; null where the base has no constant.
+    pub lipschitz_change: Option<LipschitzChange>,
+}
+
+/// The local Lipschitz constant of the attention of one block, before and after the adapter, each at its own tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LipschitzChange {
+    /// Of the base model at the base run's tokens; the numbers of [`LipschitzRow`](super::report::LipschitzRow).
+    pub base: ConstantBounds,
+    /// Of the adapted model at the adapted run's tokens.
+    pub adapted: ConstantBounds,
+    /// adapted.lower/base.lower; null over 0.
+    pub ratio: Option<f64>,
+    /// Whether the intervals \[lower, upper\] do not overlap: the constant itself changed, whatever its value in each.
+    pub separated: bool,
+}
+
+impl LipschitzChange {
+    /// Compares two intervals; one without an upper bound has no end.
+    pub(super) fn between(base: ConstantBounds, adapted: ConstantBounds) -> Self {
+        let below = |x: ConstantBounds, y: ConstantBounds| x.upper.is_some_and(|upper| upper < y.lower);
+        Self {
+            base,
+            adapted,
+            ratio: (base.lower > 0.0).then(|| adapted.lower / base.lower),
+            separated: below(base, adapted) || below(adapted, base),
+        }
+    }
+}
+
+/// An interval with a constant inside.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ConstantBounds {
+    /// A lower value, by Lanczos.
+    pub lower: f64,
+    /// A proven upper bound; none where queries and keys are normalised.
+    pub upper: Option<f64>,
 }
 
 /// One head of both models.
@@ -151,7 +188,7 @@ pub struct LayerTwin {
     pub wasserstein2: Vec<Option<f64>>,
 }
 
-const DEFINITIONS: [&str; 5] = [
+const DEFINITIONS: [&str; 6] = [
     "shift_relative: ‖X̃ - X‖_F/‖X‖_F of all tokens of a level; cosine: mean over tokens of cos(x_i, x̃_i).",
     "clusters_changed: n minus the tokens in matched clusters, clusters matched by largest overlap first; clusters are \
      those of the base report.",
@@ -159,6 +196,8 @@ const DEFINITIONS: [&str; 5] = [
     "wasserstein2 and twin distances: between tokens normalised to the unit sphere, where clusters live.",
     "Heads: gap + a > 2|b| + ‖E‖ of the symmetric part of W_O W_V, and tan 2θ <= 2|b|/(gap + a - ‖E‖); a theorem for \
      symmetric heads, an indication for real ones.",
+    "lipschitz_change: the local constant of the attention that made the level, of the base model at the base tokens and \
+     of the adapted model at its own tokens, each in [lower, upper]; separated: the intervals do not overlap.",
 ];
 
 /// An adapter that fits the model, before anything is run.
@@ -299,6 +338,7 @@ impl Level {
             wasserstein2: None,
             energy: None,
             energy_change: None,
+            lipschitz_change: None,
         };
         Ok(Self { base, adapted, row })
     }
