@@ -58,6 +58,16 @@ fn a_run_leaves_an_adapter_metrics_and_a_report() {
     let adapter: Value = serde_json::from_slice(&world.read("run/adapter/adapter_config.json")).unwrap();
     assert_eq!((adapter["r"].as_u64(), adapter["peft_type"].as_str()), (Some(4), Some("LORA")));
     assert!(String::from_utf8(world.read("run/adapter/README.md")).unwrap().contains("library_name: peft"));
+    // What the contract says of the folder: the adapter of the last step is there, the state of the run no longer.
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert_eq!(
+            world.read(&format!("run/checkpoints/{file}")),
+            world.read(&format!("run/adapter/{file}")),
+            "{file}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(world.path().join("run/checkpoints")).unwrap().count(), 2);
+    assert!(!world.path().join("run/checkpoint").exists());
     let page = String::from_utf8(world.read("run/report.html")).unwrap();
     assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("href="), "a page that needs no network");
     world.succeed(&["render", "run"]);
@@ -77,8 +87,14 @@ fn a_killed_run_continues_to_the_same_adapter() {
         assert!(found, "the run ended before step {step}");
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(world.path().join("killed/checkpoints/state.bin").is_file());
         world.succeed(&["finetune", "run.toml", "-o", "killed", "--resume"]);
-        for file in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md"] {
+        for file in [
+            "adapter/adapter_model.safetensors",
+            "adapter/adapter_config.json",
+            "adapter/README.md",
+            "checkpoints/adapter_model.safetensors",
+        ] {
             assert_eq!(world.read(&format!("killed/{file}")), world.read(&format!("whole/{file}")), "{file}");
         }
         let losses = |folder| -> Vec<Value> {
@@ -181,4 +197,25 @@ fn a_classifier_of_a_decoder_learns_two_kinds_of_lines() {
     let weights = world.read("run/adapter/adapter_model.safetensors");
     let header = String::from_utf8_lossy(&weights[..weights.len().min(20_000)]).into_owned();
     assert!(header.contains("base_model.model.score.weight"), "the trained head is saved");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_while_training_is_one_clear_error_and_the_last_checkpoint_continues() {
+    let world = world();
+    world.succeed(&["finetune", "run.toml", "-o", "whole"]);
+    // The state after the first evaluation holds the best adapter besides: it finds no room beside the one before.
+    let script = "mount -t tmpfs -o size=440k none disk && METASTABLE_CHECKPOINT_SECONDS=0 \"$1\" finetune run.toml -o disk/run; \
+                  code=$?; find disk -type f; cp -r disk/run kept; exit $code";
+    let Some(ended) = crate::folders::in_a_namespace(&world, script) else { return };
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("error: disk/run/checkpoints/state.bin"), "{ended:?}");
+    assert!(ended.stderr.contains("no space left on the device"), "{ended:?}");
+    assert!(!ended.stdout.contains("DONE") && !ended.stdout.contains(".tmp"), "{ended:?}");
+    let resumed = world.run(&["finetune", "run.toml", "-o", "kept", "--resume", "-v"]);
+    assert_eq!(resumed.code, Some(0), "{resumed:?}");
+    assert!(resumed.stderr.contains("continuing after step 3"), "{resumed:?}");
+    for file in ["adapter/adapter_model.safetensors", "checkpoints/adapter_model.safetensors"] {
+        assert_eq!(world.read(&format!("kept/{file}")), world.read(&format!("whole/{file}")), "{file}");
+    }
 }

@@ -78,7 +78,7 @@ fn rendering_needs_a_finished_run() {
 
 /// Runs a shell script in a user namespace of its own, in which tests may mount; none where the system forbids it.
 #[cfg(target_os = "linux")]
-fn in_a_namespace(world: &World, script: &str) -> Option<Ended> {
+pub(crate) fn in_a_namespace(world: &World, script: &str) -> Option<Ended> {
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
         command.args([

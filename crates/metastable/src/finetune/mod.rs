@@ -59,8 +59,9 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Fi
     Ok(written)
 }
 
-/// Trains an adapter into a run folder, continuing an interrupted run; a continued run ends with the adapter, to the
-/// bit, that an uninterrupted one ends with.
+/// Trains an adapter into a run folder: the best one in `adapter/`, the one of the last step in `checkpoints/`, where the
+/// state of an unfinished run is too. An interrupted run is continued, and ends with the adapter, to the bit, that an
+/// uninterrupted one ends with.
 ///
 /// # Errors
 /// [`LabError`]: before the first step the folder is not touched. [`LabError::Stopped`] after the watcher asked to stop
@@ -78,7 +79,11 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     let masking = masking(&config, &model, &text)?;
     let mut session = Session::new(model, meant::settings(&config, data.labels.len())?)?;
     let provenance = provenance(&config, &request.config, &path)?;
-    let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint(&to_toml(&config)?, &provenance))?;
+    let mut folder = RunDir::begin_with_checkpoints(
+        &request.output,
+        request.existing,
+        &fingerprint(&to_toml(&config)?, &provenance),
+    )?;
     folder.write("config.resolved.toml", to_toml(&config)?.as_bytes())?;
     let mut progress = take_up(&folder, &mut session, watcher)?;
     let is_special = |id| text.is_special(id);
@@ -108,6 +113,7 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     }
     watcher.progress(1.0, "writing the adapter and the report");
     let report = assemble(request, config, &session, &progress, data, provenance);
+    write_peft(&report.config, &session, "checkpoints", &mut folder)?;
     write_adapter(&report.config, &mut session, &progress, &mut folder)?;
     folder.write("adapter/README.md", card::card(&report).as_bytes())?;
     folder.write("metrics.jsonl", &progress.lines())?;
@@ -244,9 +250,14 @@ fn write_adapter(
 ) -> Result<(), LabError> {
     let best = progress.best.as_ref().map(|best| &best.session).unwrap_or(&progress.session);
     session.restore(best.clone())?;
+    write_peft(config, session, "adapter", folder)
+}
+
+/// Writes PEFT's two files for the present state into a folder of the run.
+fn write_peft(config: &FinetuneConfig, session: &Session, into: &str, folder: &mut RunDir) -> Result<(), LabError> {
     let files = session.adapter(&config.model)?.to_peft()?;
-    folder.write(&format!("adapter/{}", PeftFiles::CONFIG), &files.config)?;
-    folder.write(&format!("adapter/{}", PeftFiles::WEIGHTS), &files.tensors)
+    folder.write(&format!("{into}/{}", PeftFiles::CONFIG), &files.config)?;
+    folder.write(&format!("{into}/{}", PeftFiles::WEIGHTS), &files.tensors)
 }
 
 /// After a divergence: the best adapter so far, if one was measured; says which step it is of.

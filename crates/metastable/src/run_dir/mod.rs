@@ -24,7 +24,7 @@ use crate::error::LabError;
 use crate::provenance::sha256_hex;
 use journal::Journal;
 use lock::Lock;
-use survey::{CHECKPOINT_FOLDER, CONFIG, DONE, FINGERPRINT, JOURNAL, REPORT, STATE, Survey};
+use survey::{CHECKPOINT_FOLDER, CHECKPOINTS_FOLDER, CONFIG, DONE, FINGERPRINT, JOURNAL, REPORT, STATE, Survey};
 
 /// The schema number of run folders and reports.
 pub const SCHEMA: u32 = 1;
@@ -67,6 +67,8 @@ pub struct RunDir {
     /// Folders this run created, outermost first: removed again if it fails before anything useful is in them.
     created: Vec<PathBuf>,
     continued: bool,
+    /// The name of the folder with the state.
+    checkpoints: &'static str,
     state: State,
     journal: Option<Journal>,
     // Dropped last, after our Drop has tidied up.
@@ -93,6 +95,28 @@ impl RunDir {
     /// [`LabError::NotAFolder`], [`LabError::ForeignFolder`], [`LabError::FinishedFolder`], [`LabError::OtherRun`],
     /// [`LabError::NothingToResume`], [`LabError::LockedFolder`]; [`LabError::Write`] if the disk refuses.
     pub fn begin(folder: &Path, existing: Existing, config_fingerprint: &str) -> Result<Self, LabError> {
+        Self::begin_in(folder, existing, config_fingerprint, CHECKPOINT_FOLDER)
+    }
+
+    /// As [`RunDir::begin`] for a run whose checkpoints are products too: its state is in `checkpoints/`, and what it
+    /// writes there besides stays when the run is finished.
+    ///
+    /// # Errors
+    /// As [`RunDir::begin`].
+    pub fn begin_with_checkpoints(
+        folder: &Path,
+        existing: Existing,
+        config_fingerprint: &str,
+    ) -> Result<Self, LabError> {
+        Self::begin_in(folder, existing, config_fingerprint, CHECKPOINTS_FOLDER)
+    }
+
+    fn begin_in(
+        folder: &Path,
+        existing: Existing,
+        config_fingerprint: &str,
+        checkpoints: &'static str,
+    ) -> Result<Self, LabError> {
         refuse_unusable(folder, existing, config_fingerprint)?;
         let created = create_folders(folder)?;
         let lock = Lock::take(folder).inspect_err(|_| remove_empty(&created))?;
@@ -101,6 +125,7 @@ impl RunDir {
             folder: folder.to_owned(),
             created,
             continued: false,
+            checkpoints,
             state: State::Useful,
             journal: None,
             _lock: lock,
@@ -128,7 +153,8 @@ impl RunDir {
         let lock = Lock::take(folder)?;
         survey::done(folder).map_err(read)?.ok_or_else(not_finished)?;
         let folder = folder.to_owned();
-        Ok(Self { folder, created: Vec::new(), continued: false, state: State::Finished, journal: None, _lock: lock })
+        let (created, checkpoints) = (Vec::new(), CHECKPOINT_FOLDER);
+        Ok(Self { folder, created, continued: false, checkpoints, state: State::Finished, journal: None, _lock: lock })
     }
 
     /// The folder.
@@ -189,7 +215,7 @@ impl RunDir {
     /// # Errors
     /// [`LabError::Write`].
     pub fn save_checkpoint(&mut self, state: &[u8]) -> Result<(), LabError> {
-        let file = self.folder.join(STATE);
+        let file = self.checkpoint_file(STATE);
         self.make_parent(&file)?;
         checkpoint::save(&file, state)?;
         if self.state == State::Fresh {
@@ -203,7 +229,7 @@ impl RunDir {
     /// # Errors
     /// [`LabError::Read`]; a damaged file is no error but [`Checkpoint::Damaged`].
     pub fn load_checkpoint(&self) -> Result<Checkpoint, LabError> {
-        checkpoint::load(&self.folder.join(STATE))
+        checkpoint::load(&self.checkpoint_file(STATE))
     }
 
     /// Opens the journal of an unfinished run and answers its records, those that a kill left incomplete left out.
@@ -211,7 +237,7 @@ impl RunDir {
     /// # Errors
     /// [`LabError::Read`], [`LabError::Write`].
     pub fn open_journal(&mut self) -> Result<Vec<Vec<u8>>, LabError> {
-        let file = self.folder.join(JOURNAL);
+        let file = self.checkpoint_file(JOURNAL);
         self.make_parent(&file)?;
         let (journal, records) = Journal::open(&file)?;
         self.journal = Some(journal);
@@ -255,8 +281,12 @@ impl RunDir {
         text.push('\n');
         write_file(&file, text.as_bytes())?;
         self.state = State::Finished;
-        remove_checkpoint(&self.folder).map_err(|source| self.failed(CHECKPOINT_FOLDER, source))?;
+        remove_checkpoint(&self.folder).map_err(|source| self.failed(self.checkpoints, source))?;
         Ok(done)
+    }
+
+    fn checkpoint_file(&self, name: &str) -> PathBuf {
+        self.folder.join(self.checkpoints).join(name)
     }
 
     fn survey(&self) -> Result<Survey, LabError> {
@@ -266,7 +296,7 @@ impl RunDir {
     fn start_anew(&mut self, fingerprint: &str) -> Result<(), LabError> {
         survey::remove_run(&self.folder).map_err(|source| self.failed("", source))?;
         self.state = State::Fresh;
-        let file = self.folder.join(FINGERPRINT);
+        let file = self.checkpoint_file(FINGERPRINT);
         self.make_parent(&file)?;
         write_file(&file, format!("{fingerprint}\n").as_bytes())
     }
@@ -312,7 +342,8 @@ fn refuse_unusable(folder: &Path, existing: Existing, fingerprint: &str) -> Resu
 
 /// Removes what a process leaves that is killed between DONE and the end of [`RunDir::finish`].
 fn complete_finish(folder: &Path) {
-    let leftovers = [CHECKPOINT_FOLDER, lock::LOCK_FILE].iter().any(|name| folder.join(name).exists());
+    let leftovers =
+        [CHECKPOINT_FOLDER, CHECKPOINTS_FOLDER, lock::LOCK_FILE].iter().any(|name| folder.join(name).exists());
     // A process that still holds the lock will do it itself; and the run is complete even where it cannot be done.
     if leftovers && let Ok(_lock) = Lock::take(folder) {
         let _ = remove_checkpoint(folder);
@@ -320,15 +351,24 @@ fn complete_finish(folder: &Path) {
 }
 
 fn remove_checkpoint(folder: &Path) -> io::Result<()> {
-    for name in [STATE, JOURNAL, FINGERPRINT] {
-        remove_if_there(&folder.join(name))?;
-    }
-    let checkpoint = folder.join(CHECKPOINT_FOLDER);
-    if checkpoint.is_dir() {
-        atomic::remove_leftovers(&checkpoint)?;
-        fs::remove_dir(checkpoint)?;
+    for checkpoint in [CHECKPOINT_FOLDER, CHECKPOINTS_FOLDER].map(|name| folder.join(name)) {
+        for name in [STATE, JOURNAL, FINGERPRINT] {
+            remove_if_there(&checkpoint.join(name))?;
+        }
+        if checkpoint.is_dir() {
+            atomic::remove_leftovers(&checkpoint)?;
+            remove_if_empty(&checkpoint)?;
+        }
     }
     Ok(())
+}
+
+/// Products in a folder keep it.
+fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other,
+    }
 }
 
 fn survey_or_error(folder: &Path) -> Result<Survey, LabError> {

@@ -12,25 +12,31 @@ use super::lock::LOCK_FILE;
 pub(super) const CONFIG: &str = "config.resolved.toml";
 pub(super) const REPORT: &str = "report.json";
 pub(super) const DONE: &str = "DONE";
+/// Where the state of an unfinished run is.
 pub(super) const CHECKPOINT_FOLDER: &str = "checkpoint";
-pub(super) const FINGERPRINT: &str = "checkpoint/fingerprint";
-pub(super) const STATE: &str = "checkpoint/state.bin";
-pub(super) const JOURNAL: &str = "checkpoint/journal.bin";
+/// The same of runs whose checkpoints are also products, and stay.
+pub(super) const CHECKPOINTS_FOLDER: &str = "checkpoints";
+/// Files of an unfinished run in one of these folders.
+pub(super) const FINGERPRINT: &str = "fingerprint";
+pub(super) const STATE: &str = "state.bin";
+pub(super) const JOURNAL: &str = "journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 3] = [
+const FOLDERS: [(&str, &[&str]); 4] = [
     ("figures", &["svg", "png", "csv"]),
     ("adapter", &["json", "safetensors", "md"]),
     (CHECKPOINT_FOLDER, &["", "bin"]),
+    (CHECKPOINTS_FOLDER, &["", "bin", "json", "safetensors"]),
 ];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     REPORT,
     "report.html",
     "report.md",
     "metrics.jsonl",
     "metrics.parquet",
     "metrics.csv",
+    "probe.jsonl",
     "layers.parquet",
     "layers.csv",
     "heads.parquet",
@@ -71,7 +77,11 @@ pub(super) fn survey(folder: &Path) -> io::Result<Survey> {
     if done(folder)?.is_some() {
         return Ok(Survey::Finished);
     }
-    match read_if_present(&folder.join(FINGERPRINT))? {
+    let mut fingerprint = read_if_present(&folder.join(CHECKPOINT_FOLDER).join(FINGERPRINT))?;
+    if fingerprint.is_none() {
+        fingerprint = read_if_present(&folder.join(CHECKPOINTS_FOLDER).join(FINGERPRINT))?;
+    }
+    match fingerprint {
         Some(fingerprint) => Ok(Survey::Unfinished(String::from_utf8_lossy(&fingerprint).trim().to_owned())),
         None if is_plain_file(&folder.join(CONFIG)) => Ok(Survey::Unfinished("unknown".into())),
         None => Ok(Survey::Foreign(name)),

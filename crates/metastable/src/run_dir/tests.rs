@@ -133,7 +133,7 @@ fn resuming_needs_something_to_resume() {
 fn a_damaged_checkpoint_is_said_and_can_be_replaced() {
     let parent = tempfile::tempdir().unwrap();
     unfinished(parent.path());
-    fs::write(parent.path().join(STATE), b"garbage of forty bytes and more, really..").unwrap();
+    fs::write(parent.path().join(CHECKPOINT_FOLDER).join(STATE), b"garbage of forty bytes and more, really..").unwrap();
     let mut run = begin(parent.path(), Existing::Refuse).unwrap();
     assert!(matches!(run.load_checkpoint().unwrap(), Checkpoint::Damaged { .. }));
     run.save_checkpoint(b"better").unwrap();
@@ -295,12 +295,39 @@ fn what_a_kill_after_done_leaves_is_removed_by_the_next_command() {
         let parent = tempfile::tempdir().unwrap();
         finished(parent.path());
         let before = content(parent.path());
-        fs::create_dir(parent.path().join("checkpoint")).unwrap();
-        for leftover in [FINGERPRINT, STATE, lock::LOCK_FILE] {
-            fs::write(parent.path().join(leftover), b"").unwrap();
+        for checkpoint in [CHECKPOINT_FOLDER, CHECKPOINTS_FOLDER] {
+            fs::create_dir(parent.path().join(checkpoint)).unwrap();
+            for leftover in [FINGERPRINT, STATE] {
+                fs::write(parent.path().join(checkpoint).join(leftover), b"").unwrap();
+            }
+            fs::write(parent.path().join(lock::LOCK_FILE), b"").unwrap();
+            next(parent.path());
+            assert_eq!(content(parent.path()), before);
+            assert!(!parent.path().join(checkpoint).exists());
         }
-        next(parent.path());
-        assert_eq!(content(parent.path()), before);
-        assert!(!parent.path().join("checkpoint").exists());
     }
+}
+
+#[test]
+fn checkpoints_that_are_products_stay_and_the_state_beside_them_goes() {
+    let parent = tempfile::tempdir().unwrap();
+    let begin = |existing| RunDir::begin_with_checkpoints(parent.path(), existing, "mine");
+    let mut run = begin(Existing::Refuse).unwrap();
+    run.save_checkpoint(b"state").unwrap();
+    drop(run);
+    assert_eq!(names(parent.path()), ["checkpoints/fingerprint", "checkpoints/state.bin"]);
+    let other = RunDir::begin_with_checkpoints(parent.path(), Existing::Resume, "other");
+    assert!(matches!(other, Err(LabError::OtherRun { .. })));
+    let mut run = begin(Existing::Resume).unwrap();
+    assert!(run.continues());
+    assert_eq!(run.load_checkpoint().unwrap(), Checkpoint::Intact(b"state".to_vec()));
+    run.write("checkpoints/adapter_config.json", b"{}").unwrap();
+    run.write("report.json", b"{}").unwrap();
+    run.finish().unwrap();
+    let products = ["DONE", "checkpoints/adapter_config.json", "report.json"];
+    assert_eq!(names(parent.path()), products);
+    drop(RunDir::reopen(parent.path()).unwrap());
+    assert_eq!(names(parent.path()), products);
+    drop(begin(Existing::Overwrite).unwrap());
+    assert!(names(parent.path()).is_empty());
 }
