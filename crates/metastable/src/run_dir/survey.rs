@@ -36,7 +36,6 @@ const FILES: [&str; 16] = [
     "metrics.jsonl",
     "metrics.parquet",
     "metrics.csv",
-    "probe.jsonl",
     "layers.parquet",
     "layers.csv",
     "heads.parquet",
