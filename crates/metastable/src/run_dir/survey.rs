@@ -29,7 +29,7 @@ const FOLDERS: [(&str, &[&str]); 4] = [
     (CHECKPOINTS_FOLDER, &["", "bin", "json", "safetensors"]),
 ];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
-const FILES: [&str; 16] = [
+const FILES: [&str; 15] = [
     REPORT,
     "report.html",
     "report.md",
