@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     write(&folder)?;
     for _ in 0..5 {
         let start = Instant::now();
-        let report = info(&folder)?;
+        let report = info(&folder, None)?;
         println!(
             "{:.3} s for {} modules, {} numbers",
             start.elapsed().as_secs_f64(),
