@@ -227,6 +227,9 @@ fn knows(root: &Value, schema: &Value, path: &[&str]) -> bool {
     choices.into_iter().any(|choice| knows(root, choice, path))
         || schema.get("items").is_some_and(|items| knows(root, items, path))
         || schema.get("properties").and_then(|all| all.get(first)).is_some_and(|next| knows(root, next, rest))
+        || schema
+            .get("additionalProperties")
+            .is_some_and(|any| *any == true || any.is_object() && knows(root, any, rest))
 }
 
 fn key_paths(value: &toml::Value, path: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
