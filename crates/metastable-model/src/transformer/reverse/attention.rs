@@ -1,6 +1,7 @@
 //! Softmax attention of a ragged batch, forward and back. No n x n matrix is kept: weights are made again from queries
 //! and keys, 64 queries at a time.
 
+mod fused;
 mod tangent;
 
 use std::ops::Range;
@@ -9,6 +10,7 @@ use rayon::prelude::*;
 
 use super::real::Real;
 use crate::product::{Destination, Strided, multiply};
+pub(crate) use fused::{HeadProducts, PointProducts};
 
 /// Heads and who sees whom: query head h looks at key and value head h / (heads / kv_heads).
 #[derive(Debug, Clone, Copy)]

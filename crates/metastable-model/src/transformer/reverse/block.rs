@@ -9,8 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::adapters::{Adapters, Gradients, Slot};
-use super::attention::Heads;
-use super::attention::Shape;
+use super::attention::{Heads, PointProducts, Shape};
 use super::map::Map;
 use super::norm::FrozenNorm;
 use super::real::{Real, activation};
@@ -32,13 +31,15 @@ pub(crate) struct FrozenBlock<'a, T: Real> {
 }
 
 /// What a layer knows of the batch.
-pub(crate) struct Scene<'a, T> {
+pub(crate) struct Scene<'a, T: Real> {
     /// Tokens of each sequence.
     pub(crate) sequences: &'a [Range<usize>],
     /// Rotary positions, where the family has them.
     pub(crate) turns: Option<&'a Turns<T>>,
     /// How many tokens before itself a token sees.
     pub(crate) lookback: Option<usize>,
+    /// Products of attention at the saved point, where they are wanted more than once.
+    pub(crate) products: Option<&'a PointProducts<T>>,
 }
 
 /// What the way back needs of one layer. Everything else is made again from it without a large matrix product.
@@ -245,7 +246,10 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         if !wanted && inputs.iter().all(|slot| adapters.factors(index, *slot).is_none()) {
             return None;
         }
-        let mut d_heads = self.shape(scene).backward(&saved.heads, scene.sequences, &d_messages);
+        let mut d_heads = match scene.products {
+            Some(products) => products.backward(&d_messages),
+            None => self.shape(scene).backward(&saved.heads, scene.sequences, &d_messages),
+        };
         drop(d_messages);
         let raw = saved.raw.as_ref();
         self.turned_backward(&mut d_heads.query, self.query_norm.as_ref(), raw.map(|raw| &raw.0[..]), scene);

@@ -6,7 +6,7 @@ use metastable_dynamics::smoothness::LinearMap;
 
 use super::adapters::{Adapters, Places};
 use super::attention::Heads;
-use super::attention::Shape;
+use super::attention::{PointProducts, Shape};
 use super::block::{FrozenBlock, LayerPart, Saved, Scene};
 use super::real::Real;
 use super::turns::Turns;
@@ -21,6 +21,7 @@ pub(crate) struct Layer<'a, T: Real> {
     sequences: [Range<usize>; 1],
     turns: Option<Turns<T>>,
     lookback: Option<usize>,
+    products: Option<PointProducts<T>>,
     width: usize,
 }
 
@@ -34,16 +35,19 @@ impl<'a, T: Real> Layer<'a, T> {
         let block = FrozenBlock::of(own);
         let lookback = lookback(transformer.config.mask, layer);
         let sequences = std::array::from_fn(|_| 0..n);
-        let scene = Scene { sequences: &sequences, turns: turns.as_ref(), lookback };
+        let scene = Scene { sequences: &sequences, turns: turns.as_ref(), lookback, products: None };
         let places = Places::none(1);
         let stream = stream.iter().map(|x| T::from_f64(f64::from(*x))).collect();
         let (_, saved) = block.forward(0, stream, &Adapters { places: &places, modules: &[] }, &scene);
-        Self { attention: &own.attention, block, saved, sequences, turns, lookback, width }
+        let (heads, shape) = block.saved_heads(&saved, &scene);
+        let products = PointProducts::at(shape, heads);
+        Self { attention: &own.attention, block, saved, sequences, turns, lookback, products, width }
     }
 
     /// What the layer knows of the text.
     pub(crate) fn scene(&self) -> Scene<'_, T> {
-        Scene { sequences: &self.sequences, turns: self.turns.as_ref(), lookback: self.lookback }
+        let (turns, products) = (self.turns.as_ref(), self.products.as_ref());
+        Scene { sequences: &self.sequences, turns, lookback: self.lookback, products }
     }
 
     /// The frozen block.

@@ -116,8 +116,12 @@ impl<'a, T: Real> Pass<'a, T> {
         let adapters = Adapters { places, modules };
         let (config, sequences) = (&self.transformer.config, batch.ranges());
         let turns = self.turns(batch);
-        let scene =
-            |layer| Scene { sequences: &sequences, turns: turns.as_ref(), lookback: lookback(config.mask, layer) };
+        let scene = |layer| Scene {
+            sequences: &sequences,
+            turns: turns.as_ref(),
+            lookback: lookback(config.mask, layer),
+            products: None,
+        };
         let first = self.first_adapted(places);
         let mut kept = Vec::new();
         let mut x = self.embedded(batch);

@@ -87,7 +87,10 @@ impl<T: Real> FrozenBlock<'_, T> {
             key: turned(Slot::Key, self.key_norm.as_ref(), raw.map(|raw| &raw.1)),
             value: self.linear(Slot::Value, direction),
         };
-        let messages = self.shape(scene).tangent(&saved.heads, &moved, scene.sequences);
+        let messages = match scene.products {
+            Some(products) => products.tangent(&moved),
+            None => self.shape(scene).tangent(&saved.heads, &moved, scene.sequences),
+        };
         self.linear(Slot::AttentionOutput, &messages)
     }
 
