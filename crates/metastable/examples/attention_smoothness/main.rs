@@ -6,11 +6,12 @@
 //!
 //! Writes `constants.csv` and `constants.svg` into FOLDER and prints fitted exponents with their 95 % intervals, next to
 //! the n^{1/4} and √n of 2312.14820. Without a model: the two-point cloud (R = 3, A = -I), three clusters, and Gaussian
-//! tokens under random heads. With one: the attention of the chosen layers (all heads, residual not included) on
+//! tokens under random heads; and steps and products of Lanczos beside those of the authors' rule. With one: the attention of the chosen layers (all heads, residual not included) on
 //! prefixes of the text, one warm-started sweep for decoders, one forward a prefix for encoders.
 #![allow(clippy::print_stdout)]
 
 mod figure;
+mod rules;
 
 use std::path::Path;
 
@@ -36,7 +37,10 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (folder, rest) = arguments.split_first().ok_or("expected a folder to write to")?;
     let curves = match rest {
-        [] => synthetic()?,
+        [] => {
+            rules::print()?;
+            synthetic()?
+        }
         [model, text, layers @ ..] => {
             let layers = layers.iter().map(|layer| layer.parse()).collect::<Result<Vec<usize>, _>>()?;
             real(Path::new(model), &std::fs::read_to_string(text)?, &layers)?
