@@ -139,7 +139,7 @@ impl<'a> Alone<'a> {
         }
         let mask = match crate::transformer::attention::lookback(model.config().mask, layer) {
             None => Mask::Full,
-            Some(lookback) if lookback >= options.count => Mask::Causal,
+            Some(lookback) if lookback >= options.count - 1 => Mask::Causal,
             Some(lookback) => {
                 let expected = format!("at most the {} of the window", lookback + 1);
                 return Err(ModelError::input("tokens of a cloud", expected, options.count));

@@ -85,11 +85,13 @@ fn searches_that_cannot_be_made_are_refused() {
     let refused =
         |place, options: WorstOptions| model.head_worst(&hidden(&model), place, &options).unwrap_err().to_string();
     assert!(refused((0, 99), options(1.0)).starts_with("head: expected a number below"));
-    assert_eq!(refused((0, 0), options(0.0)), "radius: expected a positive number, found 0");
+    // The window is of seven tokens.
+    let six = WorstOptions { count: 6, ..options(0.0) };
+    assert_eq!(refused((0, 0), six), "radius: expected a positive number, found 0");
     let few = WorstOptions { count: 2, ..options(1.0) };
     assert_eq!(refused((0, 0), few), "tokens of a cloud: expected at least 3, found 2");
     let wide = WorstOptions { count: 1000, ..options(1.0) };
-    assert!(refused((2, 0), wide).starts_with("tokens of a cloud: expected at most the"));
+    assert!(refused((0, 0), wide).starts_with("tokens of a cloud: expected at most the 7 of the window"));
     let search = TokenSearch { position: 3, candidates: 1, rounds: 1, seed: 0 };
     let error = model.worst_token(&Input::new(vec![5, 6]).unwrap(), 0, &search).unwrap_err().to_string();
     assert_eq!(error, "position: expected a number below the 2 tokens of the text, found 3");
