@@ -1,11 +1,15 @@
 //! The command line, as written. What it means is for the commands to say.
 
+mod lipschitz;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use metastable::Existing;
+
+pub(crate) use self::lipschitz::{LipschitzArgs, LipschitzModelArgs};
 
 /// Transformers as dynamical systems: tokens are particles, layers are time.
 #[derive(Debug, Parser)]
@@ -62,7 +66,7 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Evaluates the vector field of a configuration once, without integrating
     Field(FieldArgs),
-    /// Encloses the local Lipschitz constant of a configuration's attention from both sides
+    /// Encloses local Lipschitz constants from both sides: of a configuration's attention, or of a model's layers and heads
     Lipschitz(LipschitzArgs),
     /// Reads a checkpoint and follows real text through its layers
     Inspect(InspectArgs),
@@ -166,27 +170,6 @@ pub(crate) struct FieldArgs {
     /// Adds the transposed derivative applied to this [n, d] array, `vjp`
     #[arg(long, value_name = "G.npy")]
     pub(crate) cotangent: Option<PathBuf>,
-    /// The seed, in place of the configuration's
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-    /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-}
-
-/// `metastable lipschitz`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  metastable lipschitz examples/lora-twin.toml --json")]
-pub(crate) struct LipschitzArgs {
-    /// The configuration (.toml, .yaml, .yml or .json)
-    #[arg(value_name = "CONFIG")]
-    pub(crate) config: PathBuf,
-    /// Prints JSON, as --format json
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Saves the singular vectors: .safetensors (`right`, `left` [n, d]) or .npy (the right one)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) singular_vector: Option<PathBuf>,
     /// The seed, in place of the configuration's
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -40,7 +40,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Simulate(args) => commands::simulate::run(&args, global.format, &mut progress),
         Command::Sweep(args) => commands::sweep::run(&args, global.format, &mut progress),
         Command::Field(args) => commands::field::run(args),
-        Command::Lipschitz(args) => commands::lipschitz::run(args, global.format),
+        Command::Lipschitz(args) => commands::lipschitz::run(args, global.format, &mut progress),
         Command::Inspect(args) => commands::inspect::run(args, global.format, &mut progress),
         Command::Adapter(args) => commands::adapter::run(args, global.format),
         Command::Finetune(args) => commands::finetune::run(&args, global.format, &mut progress),

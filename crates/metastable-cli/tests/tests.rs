@@ -16,6 +16,7 @@ mod inspect_adapter;
 #[cfg(unix)]
 mod interrupted;
 mod lipschitz;
+mod lipschitz_model;
 mod main_job;
 mod regimes;
 #[cfg(unix)]

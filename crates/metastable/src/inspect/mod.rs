@@ -31,7 +31,9 @@ use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
 use family::{attention, family_definitions};
-use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, LipschitzRow, ModelSummary};
+use report::{
+    ContentRow, HeadConstantRow, HeadRow, InspectConfig, InspectReport, LayerRow, LipschitzRow, ModelSummary,
+};
 use tokens::{ContentRows, Ignored};
 pub use twin::AdapterRequest;
 use twin::{Adapted, Attached, LayerTwin};
@@ -144,12 +146,12 @@ pub fn logits(model: &Path, ids: &[u32], output: &Path) -> Result<(), LabError> 
     write_file(output, &safetensors_bytes(&[tensor], &BTreeMap::new()))
 }
 
-fn setting(name: &str, expected: impl ToString, found: impl ToString) -> LabError {
+pub(crate) fn setting(name: &str, expected: impl ToString, found: impl ToString) -> LabError {
     LabError::Setting { name: name.into(), expected: expected.to_string(), found: found.to_string() }
 }
 
 /// The text, and what the report calls its origin.
-fn read_text(source: &TextSource) -> Result<(String, String), LabError> {
+pub(crate) fn read_text(source: &TextSource) -> Result<(String, String), LabError> {
     let file = match source {
         TextSource::Prompt(text) => return Ok((text.clone(), "prompt".into())),
         TextSource::File(file) => file,
@@ -221,11 +223,16 @@ fn observe(
         twin = Some((report, followed, compared));
     }
     let Followed { series, cluster_history, last, cloud } = base;
-    let heads = spectra(model, &config.layers)?;
+    let mut heads = spectra(model, &config.layers)?;
     let lipschitz = lipschitz::rows(model, hidden, &config.layers, watcher)?;
+    let head_constants = lipschitz::heads(model, hidden, &config.layers, watcher)?;
+    heads.iter_mut().zip(&head_constants).for_each(|(row, found)| row.lipschitz = *found);
     if let (Some(adapted), Some((report, _, _))) = (seen.adapted, &mut twin) {
         let changes = lipschitz::changes(&lipschitz, &adapted.model, &adapted.hidden, &config.layers, watcher)?;
         report.layers.iter_mut().zip(changes).for_each(|(row, change)| row.lipschitz_change = change);
+        let changes =
+            lipschitz::head_changes(&head_constants, &adapted.model, &adapted.hidden, &config.layers, watcher)?;
+        report.heads.iter_mut().zip(changes).for_each(|(row, change)| row.lipschitz_change = change);
     }
     let layers = layer_rows(&series, rows, &lipschitz);
     let header = Header {
@@ -372,6 +379,7 @@ fn spectra(model: &Model, layers: &[usize]) -> Result<Vec<HeadRow>, LabError> {
                 qk_norm: spectrum.qk_norm,
                 ov_norm: spectrum.ov_norm,
                 ov_eigenvalues_top: spectrum.ov_eigenvalues_top,
+                lipschitz: None,
             });
         }
     }
@@ -502,6 +510,9 @@ fn heads_table(report: &InspectReport) -> Result<Table, LabError> {
         Column::Integer(report.heads.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect())
     };
     let numbers = |pick: fn(&HeadRow) -> f64| Column::numbers(report.heads.iter().map(pick));
+    let lipschitz = |pick: fn(&HeadConstantRow) -> f64| {
+        Column::Float(report.heads.iter().map(|row| row.lipschitz.as_ref().map(pick)).collect())
+    };
     table.push("layer", integers(|row| row.layer))?;
     table.push("head", integers(|row| row.head))?;
     table.push("kv_head", integers(|row| row.kv_head))?;
@@ -510,5 +521,7 @@ fn heads_table(report: &InspectReport) -> Result<Table, LabError> {
     table.push("qk_stable_rank", numbers(|row| row.qk_stable_rank))?;
     table.push("qk_norm", numbers(|row| row.qk_norm))?;
     table.push("ov_norm", numbers(|row| row.ov_norm))?;
+    table.push("lipschitz_lower", lipschitz(|row| row.lower))?;
+    table.push("lipschitz_upper", lipschitz(|row| row.upper))?;
     Ok(table)
 }

@@ -116,12 +116,16 @@ pub struct LayerRow {
 pub struct LipschitzRow {
     /// A lower value, by Lanczos.
     pub lower: Option<f64>,
-    /// A proven upper bound; none where queries and keys are normalised.
+    /// A proven upper bound.
     pub upper: Option<f64>,
     /// A lower value for attention with the norm before it.
     pub with_norm: Option<f64>,
+    /// A proven upper bound of the same.
+    pub with_norm_upper: Option<f64>,
     /// A lower value with the residual connection.
     pub with_residual: Option<f64>,
+    /// A proven upper bound of the same.
+    pub with_residual_upper: Option<f64>,
     /// Steps of Lanczos for `lower`.
     pub steps: Option<usize>,
     /// Whether they converged.
@@ -177,4 +181,17 @@ pub struct HeadRow {
     pub ov_norm: f64,
     /// Largest eigenvalues of W_O W_V, (re, im).
     pub ov_eigenvalues_top: Vec<(f64, f64)>,
+    /// How steep the head with its part of the output map is at the text; none for long texts.
+    pub lipschitz: Option<HeadConstantRow>,
+}
+
+/// The local Lipschitz constant of one head at the text, at what attention is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct HeadConstantRow {
+    /// A lower value, by Lanczos.
+    pub lower: f64,
+    /// A proven upper bound.
+    pub upper: f64,
+    /// An estimate from above, too small with probability 1e-6; none while too few steps were made.
+    pub probable_upper: Option<f64>,
 }

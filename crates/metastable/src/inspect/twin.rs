@@ -121,7 +121,7 @@ impl LipschitzChange {
 pub struct ConstantBounds {
     /// A lower value, by Lanczos.
     pub lower: f64,
-    /// A proven upper bound; none where queries and keys are normalised.
+    /// A proven upper bound.
     pub upper: Option<f64>,
 }
 
@@ -150,6 +150,8 @@ pub struct AdapterHead {
     pub tan_double_angle_bound: Option<f64>,
     /// tan 2θ of the angle θ the leading direction really turned by; null beyond 45 degrees.
     pub tan_double_angle: Option<f64>,
+    /// How the steepness of the head changed; null where the base has no constant.
+    pub lipschitz_change: Option<LipschitzChange>,
 }
 
 /// The last level at another scale.
@@ -196,8 +198,8 @@ const DEFINITIONS: [&str; 6] = [
     "wasserstein2 and twin distances: between tokens normalised to the unit sphere, where clusters live.",
     "Heads: gap + a > 2|b| + ‖E‖ of the symmetric part of W_O W_V, and tan 2θ <= 2|b|/(gap + a - ‖E‖); a theorem for \
      symmetric heads, an indication for real ones.",
-    "lipschitz_change: the local constant of the attention that made the level, of the base model at the base tokens and \
-     of the adapted model at its own tokens, each in [lower, upper]; separated: the intervals do not overlap.",
+    "lipschitz_change: the local constant of the attention that made the level, or of one head, of the base model at the \
+     base tokens and of the adapted model at its own tokens, each in [lower, upper]; separated: the intervals do not overlap.",
 ];
 
 /// An adapter that fits the model, before anything is run.
@@ -413,6 +415,7 @@ fn head_row(layer: usize, head: usize, before: &Head, after: &Head) -> Result<Ad
         stable: found.map(|found| found.holds),
         tan_double_angle_bound: found.and_then(|found| found.tan_double_angle_bound),
         tan_double_angle: tangent.map(|found| (2.0 * found.angle).tan()),
+        lipschitz_change: None,
     })
 }
 

@@ -1,7 +1,9 @@
 //! One block, forward with what the way back needs, and back.
 
+mod paths;
 mod tangent;
 
+pub(crate) use paths::Slopes;
 pub use tangent::LayerPart;
 
 use std::ops::Range;

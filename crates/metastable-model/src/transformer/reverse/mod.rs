@@ -11,6 +11,7 @@
 pub(crate) mod adapters;
 mod attention;
 mod block;
+pub(crate) mod circuits;
 mod layer;
 mod layer_bound;
 mod loss;
@@ -19,8 +20,10 @@ mod masked;
 mod norm;
 mod pass;
 pub(crate) mod real;
+pub(crate) mod single;
+mod spectral;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turns;
 
 pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
@@ -28,6 +31,6 @@ pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
 use block::FrozenBlock;
 pub use block::LayerPart;
 pub(crate) use layer::{Layer, PartJacobian};
-pub(crate) use layer_bound::attention_upper;
+pub(crate) use layer_bound::{head_upper, part_upper};
 pub(crate) use loss::Likelihood;
 pub(crate) use pass::{Goal, HeadKind, HeadValues, Keeps, Pass, Ragged, Sums};

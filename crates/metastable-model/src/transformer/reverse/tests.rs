@@ -16,7 +16,7 @@ const DECODERS: [&str; 5] = ["qwen3", "mistral-window", "llama-biases", "gpt2-na
 const ENCODERS: [&str; 3] = ["roberta", "distilbert", "albert-groups"];
 
 /// A trained fixture, or one of the random models (tests/golden/families.md says where they come from).
-pub(super) fn fixture(name: &str) -> Model {
+pub(crate) fn fixture(name: &str) -> Model {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if name.starts_with("tiny") {
         return Model::open(&fixtures.join(name)).unwrap();
