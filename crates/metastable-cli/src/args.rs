@@ -199,11 +199,18 @@ pub(crate) struct InspectArgs {
     /// Cuts the text after N tokens [default: what the model allows]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// Measures the query-key circuits of rotary models at these relative positions, as 0,1,16,256
+    #[arg(long, value_name = "PLACES", value_delimiter = ',')]
+    pub(crate) distances: Vec<usize>,
+    /// Writes head LAYER.HEAD (or all heads of LAYER) as a configuration of simulate, runs it from the tokens of the text,
+    /// and compares that flow with the layers that really follow
+    #[arg(long, value_name = "LAYER.HEAD", requires = "InspectInput")]
+    pub(crate) export_head: Option<String>,
     /// Links normalised tokens nearer than this into one cluster [default: 0.7]
     #[arg(long, value_name = "R")]
     pub(crate) cluster_radius: Option<f64>,
     /// Follows the text through the model with this LoRA adapter as well, and says what changed
-    #[arg(long, value_name = "ADAPTER")]
+    #[arg(long, value_name = "ADAPTER", requires = "InspectInput")]
     pub(crate) adapter: Option<PathBuf>,
     /// Also tries the adapter at these factors on its scale, as 0,0.5,1,2
     #[arg(long, value_name = "FACTORS", value_delimiter = ',', requires = "adapter", allow_hyphen_values = true)]
@@ -216,9 +223,9 @@ pub(crate) struct InspectArgs {
     pub(crate) allow_partial: bool,
 }
 
-/// The text of `metastable inspect`: one of the two.
+/// The text of `metastable inspect`: one of the two, or none for the weights alone.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct InspectInput {
     /// Follows the text of a file
     #[arg(long, value_name = "FILE")]
@@ -249,6 +256,12 @@ pub(crate) enum AdapterAction {
         /// Also counts the leading directions of every adapted weight that this base model's weight does not have
         #[arg(long, value_name = "MODEL")]
         base: Option<PathBuf>,
+        /// Also writes a run folder with a page
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Replaces the run that is in DIR; never touches a folder that no run wrote
+        #[arg(long, requires = "output")]
+        overwrite: bool,
     },
     /// Lists everything wrong with the files; exit code 3 if the adapter must not be used as it is
     Check(AdapterInput),

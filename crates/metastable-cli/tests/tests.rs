@@ -11,6 +11,7 @@ mod field;
 mod finetune;
 mod folders;
 mod gaussian;
+mod idealised;
 mod inspect;
 mod inspect_adapter;
 #[cfg(unix)]

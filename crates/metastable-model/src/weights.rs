@@ -10,9 +10,9 @@ use metastable_dynamics::Head;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::heads::{HeadSpectrum, heads};
+use crate::heads::{DistancePoint, HeadSpectrum, chosen, distance, heads, turns};
 use crate::text::Text;
-use crate::transformer::Attention;
+use crate::transformer::{Attention, rotary_divisors};
 
 /// The figures that name a model in a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +113,21 @@ impl Weights {
     /// As [`Weights::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
+    }
+
+    /// As [`Model::query_key_by_distance`](crate::Model::query_key_by_distance), reading this block alone.
+    ///
+    /// # Errors
+    /// As there, and as [`Weights::head_matrices`].
+    pub fn query_key_by_distance(
+        &self,
+        layer: usize,
+        head: usize,
+        distances: &[usize],
+    ) -> Result<Vec<DistancePoint>, ModelError> {
+        let divisors = rotary_divisors(&self.checkpoint.tensors(), self.config())?;
+        let turns = turns(self.config(), divisors.as_deref(), distances)?;
+        distance::curve(&chosen(self.head_matrices(layer)?, head)?, &turns, distances)
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {

@@ -78,7 +78,7 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
 }
 
 fn is_without_clouds(report: &Value) -> bool {
-    report["job"] == "sweep"
+    report["job"] == "sweep" || report["tokens"]["count"] == 0
 }
 
 fn write_renderings(folder: &mut RunDir, report: &Value, display: &Display) -> Result<(), LabError> {

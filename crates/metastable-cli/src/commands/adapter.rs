@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use metastable::adapter::{self, FindingRow, Strictness};
+use metastable::adapter::{self, FindingRow, InfoReport, PageRequest, Strictness};
+use metastable::run_dir::Existing;
 use metastable::table::{Column, Table};
 use serde_json::json;
 
@@ -14,7 +15,16 @@ use crate::args::{AdapterAction, AdapterArgs, OutputFormat};
 pub(crate) fn run(args: AdapterArgs, format: OutputFormat) -> Result<()> {
     let wanted = |json: bool| if json { OutputFormat::Json } else { format };
     match args.action {
-        AdapterAction::Info { input, base } => info(&input.adapter, base.as_deref(), wanted(input.json)),
+        AdapterAction::Info { input, base, output, overwrite } => {
+            let report = match output {
+                None => adapter::info(&input.adapter, base.as_deref())?,
+                Some(output) => {
+                    let existing = if overwrite { Existing::Overwrite } else { Existing::Refuse };
+                    adapter::page(&PageRequest { adapter: input.adapter.clone(), base, output, existing })?
+                }
+            };
+            info(&report, wanted(input.json))
+        }
         AdapterAction::Check(input) => check(&input.adapter, wanted(input.json)),
         AdapterAction::Compare { first, second, json } => compare(&first, &second, wanted(json)),
         AdapterAction::Rebalance { input, output, undo: true, .. } => {
@@ -48,8 +58,7 @@ fn strictness(allow_partial: bool) -> Strictness {
     if allow_partial { Strictness::Partial } else { Strictness::Closed }
 }
 
-fn info(path: &Path, base: Option<&Path>, format: OutputFormat) -> Result<()> {
-    let report = adapter::info(path, base)?;
+fn info(report: &InfoReport, format: OutputFormat) -> Result<()> {
     let mut sentences = report.summary.clone();
     sentences.extend(report.findings.iter().map(sentence));
     show_report(json!(report), &report.table()?, &sentences, format)

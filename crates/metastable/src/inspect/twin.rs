@@ -10,12 +10,13 @@ use metastable_model::{Encoded, Hidden, Input, Model};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::adapter::{self, ModuleRow};
 use crate::error::LabError;
 use crate::observables::{ClusterHistory, Series, directions};
 use crate::report::ClusterSummary;
 
 /// Exact W2 costs up to O(n³) a level.
-const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
+pub(super) const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
 
 /// What a face asks about an adapter.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(super) struct Adapted {
     pub(super) hidden: Hidden,
     pub(super) applied: usize,
     pub(super) notes: Vec<String>,
+    pub(super) module_rows: Vec<ModuleRow>,
     pub(super) sweep: Vec<(f64, Hidden)>,
 }
 
@@ -55,6 +57,8 @@ pub struct AdapterReport {
     pub departure: BracketedTime,
     /// A row a head of the analysed blocks.
     pub heads: Vec<AdapterHead>,
+    /// A row a module, as `adapter info` measures it.
+    pub module_rows: Vec<ModuleRow>,
     /// A row a factor on the scale.
     pub scale_sweep: Vec<SweepRow>,
     /// The first factor at which some token of the last level is in another cluster, and the factor before.
@@ -228,17 +232,18 @@ impl Attached {
 impl Adapted {
     /// Runs the text through the adapted model, and once for each factor of the sweep.
     pub(super) fn run(model: &Model, attached: Attached, encoded: &Encoded) -> Result<Self, LabError> {
-        let Attached { request, adapter, adapted } = attached;
+        let Attached { request, adapter: opened, adapted } = attached;
         let input = Input::from(encoded);
         let hidden = adapted.model.forward(&input)?;
         let mut sweep = Vec::new();
         for factor in &request.scale_sweep {
-            let scaled = model.with_adapter(&adapter.scaled(*factor), request.strictness)?;
+            let scaled = model.with_adapter(&opened.scaled(*factor), request.strictness)?;
             sweep.push((*factor, scaled.model.forward(&input)?));
         }
+        let module_rows = adapter::info(&request.adapter, None)?.modules;
         let path = request.adapter.display().to_string();
         let lora::Adapted { model, applied, notes, .. } = adapted;
-        Ok(Self { path, model, hidden, applied, notes, sweep })
+        Ok(Self { path, model, hidden, applied, notes, module_rows, sweep })
     }
 
     /// The adapter's files, for provenance.
@@ -453,6 +458,7 @@ pub(super) fn report(
         layers: compared.layers.clone(),
         departure: compared.departure,
         heads,
+        module_rows: adapted.module_rows.clone(),
         scale_sweep,
         bifurcation,
     })

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const PAGE: &str = include_str!("page/report.html");
 const STYLE: &str = include_str!("page/report.css");
 /// The script in reading order; all parts share one function scope.
-const SCRIPT: [&str; 14] = [
+const SCRIPT: [&str; 16] = [
     "(() => {\n\"use strict\";\n",
     include_str!("page/dom.js"),
     include_str!("page/data.js"),
@@ -24,6 +24,8 @@ const SCRIPT: [&str; 14] = [
     include_str!("page/gaussian.js"),
     include_str!("page/maps.js"),
     include_str!("page/model.js"),
+    include_str!("page/heads.js"),
+    include_str!("page/inspected.js"),
     include_str!("page/sweep.js"),
     include_str!("page/report.js"),
     "})();\n",

@@ -135,7 +135,7 @@ function start() {
   const panel = gaussian ? verdictPanel() : timesPanel();
   if (panel) byId("times").append(panel);
   transport();
-  const parts = [sweepFigures, sweepCells, sweepFailures, modelSection, textSection, count && frames ? cloudsSection : null, spectrumSection, ellipsesSection, particlesSection, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, layersSection, headsSection, provenanceSection];
+  const parts = [sweepFigures, sweepCells, sweepFailures, modelSection, textSection, count && frames ? cloudsSection : null, spectrumSection, ellipsesSection, particlesSection, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, idealisedSection, predictionsSection, layersSection, headsSection, adapterSection, provenanceSection];
   const main = byId("main");
   for (const part of parts) {
     const node = part && part();
