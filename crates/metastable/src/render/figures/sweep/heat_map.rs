@@ -77,7 +77,7 @@ pub(super) fn draw(
     colour_bar(&mut drawing, (low, high));
     drawing.text((PLOT.0, TOP - 8.0), "start", "font-size=\"12\"", &title);
     overlays(&mut drawing, sweep, (x_axis, y_axis), &panel);
-    let words = format!("{}. Colour: {what} (mean over the runs of a cell).", caption(report));
+    let words = format!("{}. Colour: {what} ({}).", caption(report), super::data::statistic(report));
     drawing.caption(BOTTOM + 54.0, PLOT.0, &words);
     Some(drawing.finish())
 }
