@@ -11,12 +11,14 @@ mod field;
 mod finetune;
 mod folders;
 mod gaussian;
+mod hub;
 mod inspect;
 mod inspect_adapter;
 #[cfg(unix)]
 mod interrupted;
 mod lipschitz;
 mod main_job;
+mod peft;
 mod regimes;
 #[cfg(unix)]
 mod sweep;

@@ -5,24 +5,26 @@ use std::path::Path;
 
 use anyhow::Result;
 use metastable::adapter::Strictness;
+use metastable::hub::{Role, fetch};
 use metastable::inspect::report::InspectReport;
 use metastable::inspect::twin::{AdapterLayer, AdapterReport};
 use metastable::inspect::{self, AdapterRequest, DEFAULT_CLUSTER_RADIUS, InspectRequest, TextSource, Threshold};
 use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
-use crate::args::{InspectArgs, LogitsArgs, OutputFormat};
+use crate::args::{Global, InspectArgs, LogitsArgs, OutputFormat};
 use crate::progress::Progress;
 
 /// Follows a text through a checkpoint.
-pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
+pub(crate) fn run(args: InspectArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    let format = global.format;
     let text = match (args.input.text, args.input.prompt) {
         (Some(file), _) => TextSource::File(file),
         (None, prompt) => TextSource::Prompt(prompt.unwrap_or_default()),
     };
     let thresholds = args.fail_if.iter().map(|text| Threshold::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
-    let request = InspectRequest {
+    let mut request = InspectRequest {
         output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
         existing: args.run.existing(),
         model: args.model,
@@ -36,6 +38,10 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
             scale_sweep: args.scale_sweep,
         }),
     };
+    fetch(&request.model, Role::Model, global.offline, progress)?;
+    if let Some(request) = &mut request.adapter {
+        request.adapter = fetch(&request.adapter, Role::Adapter, global.offline, progress)?;
+    }
     let report = inspect::run(&request, progress)?;
     progress.clear();
     let mut out = Out::new();
@@ -82,7 +88,9 @@ fn adapter_layers(report: &AdapterReport) -> Result<Table> {
 }
 
 /// Writes logits or last hidden states.
-pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+pub(crate) fn logits(args: &LogitsArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    fetch(&args.model, Role::Model, global.offline, progress)?;
+    progress.clear();
     inspect::logits(&args.model, &args.ids, &args.output)?;
     Out::new().line(&args.output.display().to_string())
 }
