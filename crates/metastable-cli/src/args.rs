@@ -31,6 +31,9 @@ pub(crate) struct Global {
     /// Computes with N threads [default: all cores]; results do not depend on it
     #[arg(long, value_name = "N", global = true)]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Asks no network: models and adapters come from folders and the Hub's local cache
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
     /// Shows no progress
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
@@ -184,7 +187,7 @@ pub(crate) struct FieldArgs {
     after_help = "Example:\n  metastable inspect models/all-MiniLM-L6-v2 --prompt \"The cat sits outside\" -o runs/cat"
 )]
 pub(crate) struct InspectArgs {
-    /// A folder with config.json, safetensors and tokenizer.json, a .gguf file, or a Hub name in the local cache
+    /// A folder with config.json, safetensors and tokenizer.json, a .gguf file, or a Hub name as organisation/name@revision
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// The text to follow.
@@ -267,7 +270,7 @@ pub(crate) enum AdapterAction {
     Check(AdapterInput),
     /// How much the updates of two adapters point the same way
     Compare {
-        /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+        /// A folder of PEFT or mlx-lm, a .safetensors file of kohya's tools, or a Hub name
         #[arg(value_name = "ADAPTER")]
         first: PathBuf,
         /// Another
@@ -336,7 +339,7 @@ pub(crate) enum AdapterAction {
 /// An adapter to look at.
 #[derive(Debug, Args)]
 pub(crate) struct AdapterInput {
-    /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+    /// A folder of PEFT or mlx-lm, a .safetensors file of kohya's tools, or a Hub name
     #[arg(value_name = "ADAPTER")]
     pub(crate) adapter: PathBuf,
     /// As --format json
@@ -373,7 +376,7 @@ pub(crate) struct FinetuneArgs {
     after_help = "Example:\n  metastable logits models/all-MiniLM-L6-v2 --ids 101,1996,4937,102 -o last.safetensors"
 )]
 pub(crate) struct LogitsArgs {
-    /// A folder with config.json and safetensors, a .gguf file, or a Hub name in the local cache
+    /// A folder with config.json and safetensors, a .gguf file, or a Hub name as organisation/name@revision
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Token ids

@@ -11,6 +11,7 @@ mod field;
 mod finetune;
 mod folders;
 mod gaussian;
+mod hub;
 mod idealised;
 mod inspect;
 mod inspect_adapter;
@@ -19,6 +20,7 @@ mod interrupted;
 mod lipschitz;
 mod lipschitz_model;
 mod main_job;
+mod peft;
 mod regimes;
 #[cfg(unix)]
 mod sweep;

@@ -13,6 +13,7 @@
 
 mod checkpoint;
 pub mod config;
+pub mod doors;
 pub mod error;
 mod gguf;
 pub mod heads;

@@ -112,6 +112,15 @@ impl Model {
         self.summary.clone()
     }
 
+    /// What an adapter may call this model so that other tools find it: `given`, unless it is a GGUF file, which PEFT
+    /// cannot load; then the name in its metadata of the checkpoint that it was made of, where there is one.
+    pub(crate) fn name_for_peft(&self, given: &str) -> Option<String> {
+        match self.source {
+            Source::Folder(_) => Some(given.into()),
+            Source::Gguf(_) => self.source.made_from(),
+        }
+    }
+
     /// Reads the tokenizer.json of the folder, or the tokenizer inside the GGUF file.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use metastable::adapter::Strictness;
+use metastable::hub::{Role, fetch};
 use metastable::inspect::export::{Idealised, IdealisedLevel};
 use metastable::inspect::report::InspectReport;
 use metastable::inspect::twin::{AdapterLayer, AdapterReport};
@@ -14,14 +15,15 @@ use metastable::inspect::{
 use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
-use crate::args::{InspectArgs, LogitsArgs, OutputFormat};
+use crate::args::{Global, InspectArgs, LogitsArgs, OutputFormat};
 use crate::progress::Progress;
 
 /// Follows a text through a checkpoint, or measures its heads where there is no text.
-pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
+pub(crate) fn run(args: InspectArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    let format = global.format;
     let thresholds = args.fail_if.iter().map(|text| Threshold::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
-    let request = InspectRequest {
+    let mut request = InspectRequest {
         output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
         existing: args.run.existing(),
         model: args.model,
@@ -37,6 +39,10 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
             scale_sweep: args.scale_sweep,
         }),
     };
+    fetch(&request.model, Role::Model, global.offline, progress)?;
+    if let Some(request) = &mut request.adapter {
+        request.adapter = fetch(&request.adapter, Role::Adapter, global.offline, progress)?;
+    }
     if request.text.is_none() {
         return weights_alone(&request, format, progress);
     }
@@ -129,7 +135,9 @@ fn adapter_layers(report: &AdapterReport) -> Result<Table> {
 }
 
 /// Writes logits or last hidden states.
-pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+pub(crate) fn logits(args: &LogitsArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    fetch(&args.model, Role::Model, global.offline, progress)?;
+    progress.clear();
     inspect::logits(&args.model, &args.ids, &args.output)?;
     Out::new().line(&args.output.display().to_string())
 }

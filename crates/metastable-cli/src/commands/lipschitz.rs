@@ -7,22 +7,24 @@ use std::path::Path;
 use anyhow::Result;
 use metastable::LabError;
 use metastable::adapter::Strictness;
+use metastable::hub::{Role, fetch};
 use metastable::inspect::TextSource;
 use metastable::simulate::lipschitz::{self, LipschitzReport, LipschitzRequest};
 use metastable::smoothness::{self, ModelLipschitzReport, SmoothnessRequest, VariantRequest, WorstRequest};
 
 use super::show::{self, Out};
-use crate::args::{LipschitzArgs, LipschitzModelArgs, OutputFormat};
+use crate::args::{Global, LipschitzArgs, LipschitzModelArgs, OutputFormat};
 use crate::progress::Progress;
 
 /// Encloses the local Lipschitz constants of a config's attention, or of a model's layers and heads.
-pub(crate) fn run(args: LipschitzArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
-    let format = if args.json { OutputFormat::Json } else { format };
+pub(crate) fn run(args: LipschitzArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    let format = if args.json { OutputFormat::Json } else { global.format };
     let text = match (args.words.text, args.words.prompt) {
         (Some(file), _) => Some(TextSource::File(file)),
         (None, prompt) => prompt.map(TextSource::Prompt),
     };
     if let Some(text) = text {
+        fetch(&args.target, Role::Model, global.offline, progress)?;
         let request = asked(args.target, text, args.model, args.seed);
         let report = smoothness::run(&request, progress)?;
         progress.clear();
