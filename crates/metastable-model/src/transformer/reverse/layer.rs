@@ -34,7 +34,7 @@ impl<'a, T: Real> Layer<'a, T> {
         let block = FrozenBlock::of(own);
         let lookback = lookback(transformer.config.mask, layer);
         let sequences = std::array::from_fn(|_| 0..n);
-        let scene = Scene { sequences: &sequences, turns: turns.as_ref(), lookback };
+        let scene = Scene { sequences: &sequences, turns: turns.as_ref(), lookback, wanted: None };
         let places = Places::none(1);
         let stream = stream.iter().map(|x| T::from_f64(f64::from(*x))).collect();
         let (_, saved) = block.forward(0, stream, &Adapters { places: &places, modules: &[] }, &scene);
@@ -43,7 +43,7 @@ impl<'a, T: Real> Layer<'a, T> {
 
     /// What the layer knows of the text.
     pub(crate) fn scene(&self) -> Scene<'_, T> {
-        Scene { sequences: &self.sequences, turns: self.turns.as_ref(), lookback: self.lookback }
+        Scene { sequences: &self.sequences, turns: self.turns.as_ref(), lookback: self.lookback, wanted: None }
     }
 
     /// The frozen block.

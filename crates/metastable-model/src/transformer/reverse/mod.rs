@@ -22,6 +22,7 @@ pub(crate) mod real;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod widest;
 
 pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
 #[cfg(doc)]
