@@ -22,9 +22,10 @@ pub(super) const STATE: &str = "state.bin";
 pub(super) const JOURNAL: &str = "journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 4] = [
+const FOLDERS: [(&str, &[&str]); 5] = [
     ("figures", &["svg", "png", "csv"]),
     ("adapter", &["json", "safetensors", "md"]),
+    ("tensorboard", &["metastable"]),
     (CHECKPOINT_FOLDER, &["", "bin"]),
     (CHECKPOINTS_FOLDER, &["", "bin", "json", "safetensors"]),
 ];
