@@ -389,11 +389,19 @@ pub(crate) struct LogitsArgs {
 
 /// `metastable render`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  metastable render runs/lora-twin")]
+#[command(
+    after_help = "Example:\n  metastable render runs/lora-twin\n  metastable render runs/lora runs/balora -o runs/compared"
+)]
 pub(crate) struct RenderArgs {
-    /// The folder of a finished run
-    #[arg(value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    /// The folder of a finished run; with --output, of the fine-tuning runs to lay side by side
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// Where the comparison of fine-tuning runs goes
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replaces the comparison that is there
+    #[arg(long, requires = "output")]
+    pub(crate) overwrite: bool,
 }
 
 /// `metastable schema`.

@@ -8,7 +8,7 @@ use metastable_dynamics::{Head, Tokens, TokensRef};
 use metastable_model::lora::{self, Adapter, Strictness};
 use metastable_model::{Encoded, Hidden, Input, Model};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::adapter::{self, ModuleRow};
 use crate::error::LabError;
@@ -302,6 +302,48 @@ pub(super) fn compare(
         layers,
         paired,
     })
+}
+
+/// One level of both runs, without what is dear or for the page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerDrift {
+    /// As in [`AdapterLayer`], like all that follows.
+    pub index: usize,
+    /// ‖X̃ - X‖_F/‖X‖_F.
+    pub shift_relative: f64,
+    /// Mean over tokens of the cosine between a token and its twin.
+    pub cosine: f64,
+    /// Tokens that must change their cluster to turn one partition into the other.
+    pub clusters_changed: usize,
+    /// Clusters of the adapted run without a partner in the base run.
+    pub clusters_born: usize,
+    /// Clusters of the base run without a partner in the adapted run.
+    pub clusters_died: usize,
+    /// Clusters of the adapted run.
+    pub n_clusters: usize,
+}
+
+/// Levels of both runs compared, and the first level with a token in another cluster. O(L n² d).
+pub(crate) fn drift(
+    base: &[Tokens],
+    adapted: &[Tokens],
+    radius: f64,
+) -> Result<(Vec<LayerDrift>, Option<usize>), LabError> {
+    let row = |(index, (x, y)): (usize, (&Tokens, &Tokens))| {
+        let row = Level::of(x.view(), y.view(), radius)?.row;
+        Ok(LayerDrift {
+            index,
+            shift_relative: row.shift_relative,
+            cosine: row.cosine,
+            clusters_changed: row.clusters_changed,
+            clusters_born: row.clusters_born,
+            clusters_died: row.clusters_died,
+            n_clusters: row.n_clusters,
+        })
+    };
+    let rows: Vec<LayerDrift> = base.par_iter().zip(adapted).enumerate().map(row).collect::<Result<_, LabError>>()?;
+    let departure = rows.iter().find(|row| row.clusters_changed > 0).map(|row| row.index);
+    Ok((rows, departure))
 }
 
 /// The first place with a change, bracketed by the place before (the same place if there is none).

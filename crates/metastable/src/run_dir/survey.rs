@@ -26,6 +26,7 @@ const FOLDERS: [(&str, &[&str]); 5] = [
     ("figures", &["svg", "png", "csv"]),
     ("idealised", &["toml", "safetensors"]),
     ("adapter", &["json", "safetensors", "md"]),
+    ("tensorboard", &["metastable"]),
     (CHECKPOINT_FOLDER, &["", "bin"]),
     (CHECKPOINTS_FOLDER, &["", "bin", "json", "safetensors"]),
 ];

@@ -36,7 +36,7 @@ impl<'a, T: Real> Layer<'a, T> {
         let block = FrozenBlock::of(own);
         let lookback = lookback(transformer.config.mask, layer);
         let sequences = std::array::from_fn(|_| 0..n);
-        let scene = Scene { sequences: &sequences, turns: turns.as_deref(), lookback, products: None };
+        let scene = Scene { sequences: &sequences, turns: turns.as_deref(), lookback, products: None, wanted: None };
         let places = Places::none(1);
         let stream = stream.iter().map(|x| T::from_f64(f64::from(*x))).collect();
         let (_, saved) = block.forward(0, stream, &Adapters { places: &places, modules: &[] }, &scene);
@@ -48,7 +48,7 @@ impl<'a, T: Real> Layer<'a, T> {
     /// What the layer knows of the text.
     pub(crate) fn scene(&self) -> Scene<'_, T> {
         let (turns, products) = (self.turns.as_deref(), self.products.as_ref());
-        Scene { sequences: &self.sequences, turns, lookback: self.lookback, products }
+        Scene { sequences: &self.sequences, turns, lookback: self.lookback, products, wanted: None }
     }
 
     /// The frozen block.

@@ -25,6 +25,7 @@ mod spectral;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turns;
+mod widest;
 
 pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
 #[cfg(doc)]

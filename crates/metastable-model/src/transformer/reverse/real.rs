@@ -108,6 +108,25 @@ impl Real for f64 {
     }
 }
 
+/// Runs a loop with a known activation, once compiled for each, in the machine's widest registers.
+macro_rules! each_activation {
+    ($kind:expr, $known:ident, $work:expr) => {
+        match $kind {
+            Activation::Gelu => each_activation!(@ Activation::Gelu, $known, $work),
+            Activation::GeluTanh => each_activation!(@ Activation::GeluTanh, $known, $work),
+            Activation::Silu => each_activation!(@ Activation::Silu, $known, $work),
+            Activation::Relu => each_activation!(@ Activation::Relu, $known, $work),
+        }
+    };
+    (@ $kind:expr, $known:ident, $work:expr) => {
+        widest(#[inline(always)] || {
+            let $known = $kind;
+            $work
+        })
+    };
+}
+pub(super) use each_activation;
+
 /// σ(x) and σ'(x).
 #[inline(always)]
 pub(super) fn activation<T: Real>(kind: Activation, x: T) -> (T, T) {

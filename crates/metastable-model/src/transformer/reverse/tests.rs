@@ -165,6 +165,8 @@ fn check(case: &Case) {
                 (all[k].0, all[k].1.clone())
             };
             assert!(gradient.iter().any(|g| g.abs() > 1e-8), "module {m}, {name}: no gradient arrives");
+            // Factors start from random numbers, so not one entry of a gradient is exactly zero by chance.
+            assert!(gradient.iter().all(|g| *g != 0.0), "module {m}, {name}: a parameter is left out");
             // Three entries of every buffer; a wrong formula is wrong in almost all of them.
             for entry in [0, gradient.len() / 2, gradient.len() - 1] {
                 let loss = |delta: f64| {
