@@ -38,8 +38,10 @@ fn weights_alone_give_the_heads_of_a_run_with_a_text() {
         assert_eq!(curve.len(), 4);
         // Nothing turns at the same place.
         assert!((number(&curve[0]["norm"]) - number(&head["qk_norm"])).abs() < 1e-9 * number(&head["qk_norm"]));
-        assert!(["hyperplanes", "turned_away", "rotating", "reversing", "undecided"]
-            .contains(&head["regime"].as_str().unwrap()));
+        assert!(
+            ["hyperplanes", "turned_away", "rotating", "reversing", "undecided"]
+                .contains(&head["regime"].as_str().unwrap())
+        );
         // The leading modulus is the largest of them all, to the six digits of the list.
         let modulus = |z: &Value| number(&z[0]).hypot(number(&z[1]));
         let all = head["ov_eigenvalues"].as_array().unwrap();
@@ -62,7 +64,8 @@ fn what_needs_a_text_or_rotary_positions_is_refused_without() {
     let world = World::new();
     let (llama, gpt2) = (fixture("fixtures/tiny-llama"), fixture("fixtures/tiny-gpt2"));
     for flags in [["--adapter", "x"], ["--export-head", "0.0"]] {
-        world.refuse(&[&["inspect", &llama, "-o", "run"][..], &flags].concat(), 2, "--prompt");
+        let ended = world.run(&[&["inspect", &llama, "-o", "run"][..], &flags].concat());
+        assert!(ended.code == Some(2) && ended.stderr.contains("--prompt"), "{ended:?}");
     }
     world.refuse(
         &["inspect", &gpt2, "--distances", "0,1", "-o", "run"],
@@ -79,9 +82,11 @@ fn what_needs_a_text_or_rotary_positions_is_refused_without() {
 
 /// Exports, runs the exported configuration with `simulate`, and compares that with the overlay of the report.
 fn exported(world: &World, model: &str, head: &str, text: &str) -> Value {
-    let ended = world.succeed(&["inspect", model, "--prompt", text, "--export-head", head, "-o", "run"]);
+    // On a busy machine a long run tells of its progress.
+    let quiet = ["--no-progress", "-o", "run"];
+    let ended = world.succeed(&[&["inspect", model, "--prompt", text, "--export-head", head][..], &quiet].concat());
     assert!(ended.stdout.contains("run/idealised/head.toml"), "{}", ended.stdout);
-    world.succeed(&["simulate", "run/idealised/head.toml", "-o", "flow"]);
+    world.succeed(&["simulate", "run/idealised/head.toml", "--no-progress", "-o", "flow"]);
     let (inside, outside) =
         (world.tensors("run/idealised/trajectory.safetensors"), world.tensors("flow/trajectory.safetensors"));
     assert_eq!(inside["tokens"].shape, outside["tokens"].shape);
@@ -157,7 +162,8 @@ fn a_head_of_minilm_runs_as_a_flow_beside_the_layers() {
         let table = number(&report["layers"][index]["mean_cosine"]);
         assert!((number(&level["mean_cosine"]) - table).abs() < 1e-9);
     }
-    for what in ["the feed-forward layer", "the other heads of the block", "the later blocks", "the biases of queries"] {
+    for what in ["the feed-forward layer", "the other heads of the block", "the later blocks", "the biases of queries"]
+    {
         assert!(flow["left_out"].to_string().contains(what), "{what}: {flow}");
     }
 }

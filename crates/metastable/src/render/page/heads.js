@@ -66,12 +66,13 @@ function headPanels(head, width, plots) {
 function headsSection() {
   const heads = list(report.heads);
   if (!heads.length) return null;
-  const columns = columnsOf(heads, HEAD_COLUMNS).map((column) => (column.key === "regime" ? { ...column, text: true, show: (head) => String(head.regime || "–").replace(/_/g, " ") } : column));
+  const grouped = heads.some((head) => head.kv_head !== head.head);
+  const columns = columnsOf(heads, HEAD_COLUMNS).filter((column) => column.key !== "kv_head" || grouped).map((column) => (column.key === "regime" ? { ...column, show: (head) => String(head.regime || "–").replace(/_/g, " ") } : column));
   const largest = (head) => pairsOf(list(head.ov_eigenvalues_top).slice(0, 1))[0] || null;
   const spectral = heads.some(largest);
   if (spectral) columns.splice(columns.findIndex((column) => column.key === "ov_gap") + 1 || columns.length, 0, { key: "leading", words: "leading OV λ", value: (head) => (largest(head) ? Math.hypot(...largest(head)) : null), show: (head) => { const z = largest(head); return z ? complex(z) : "–"; } });
   let chosen = null, plots = [], room = 0;
-  const holder = h("div"), panels = h("div", { class: "multiples" }), words = h("p", { class: "readout" });
+  const holder = h("div"), panels = h("div"), words = h("p", { class: "readout" });
   const draw = (width) => {
     room = width || room;
     if (!room) return;
@@ -79,7 +80,7 @@ function headsSection() {
     plots = [plane];
     holder.replaceChildren(plane);
     panels.replaceChildren(...(chosen ? headPanels(chosen, 520, plots) : []));
-    words.textContent = chosen ? `Layer ${chosen.layer}, head ${chosen.head}${isNumber(chosen.kv_head) ? ` (key-value head ${chosen.kv_head})` : ""}: all its eigenvalues above, its singular values below.` : "Choose a head in the table to see all its eigenvalues and its singular values.";
+    words.textContent = chosen ? `Layer ${chosen.layer}, head ${chosen.head}${grouped ? ` (key-value head ${chosen.kv_head})` : ""}: all its eigenvalues, and its singular values.` : "Choose a head in the table to see all its eigenvalues and its singular values.";
   };
   const made = sortable("Heads", columns, heads, (head) => { chosen = chosen === head ? null : head; draw(); });
   if (spectral) responsive(holder, draw);
@@ -88,5 +89,5 @@ function headsSection() {
   const flat = () => csv(["layer", "head", "re", "im"], heads.flatMap((head) => pairsOf(list(head.ov_eigenvalues).length ? head.ov_eigenvalues : head.ov_eigenvalues_top).map(([re, im]) => [head.layer, head.head, re, im])));
   return section("heads", "Heads and their spectra",
     figure("heads", "Query-key (QK) and value-output (OV) circuits of every head. Click a column to sort, a row to single out its eigenvalues and singular values below.", made.node, made.tools, { csv: () => recordsCsv(columns.filter((column) => column.key !== "leading"), heads) }),
-    spectral && figure("spectra", "The leading eigenvalues of the value-output circuit of every head, coloured by layer. Dashed: the unit circle.", [key, holder, words, panels], [], { svg: () => exportSvg(plots), csv: flat }));
+    spectral && figure("spectra", "The leading eigenvalues of the value-output circuit of every head, coloured by layer. Dashed: the unit circle.", [key, h("div", { class: "pair" }, holder, h("div", null, words, panels))], [], { svg: () => exportSvg(plots), csv: flat }));
 }

@@ -37,7 +37,7 @@ const MODULE_COLUMNS = [["name", "module"], ["status", "status"], ["r", "rank"],
 
 function modulesFigure(modules) {
   if (!modules.length) return null;
-  const columns = columnsOf(modules, MODULE_COLUMNS).map((column) => (column.key === "status" ? { ...column, text: true, show: (row) => String(row.status || "–").replace(/_/g, " ") } : column.key === "name" ? { ...column, text: true } : column));
+  const columns = columnsOf(modules, MODULE_COLUMNS).map((column) => (column.key === "status" ? { ...column, name: true, show: (row) => String(row.status || "–").replace(/_/g, " ") } : column.key === "name" ? { ...column, name: true, text: true } : column));
   const status = columns.findIndex((column) => column.key === "status");
   if (modules.some((row) => row.intruders)) columns.splice(status + 1, 0, { key: "intruders", words: "intruders", value: (row) => (row.intruders ? row.intruders.count : null), show: (row) => (row.intruders ? `${row.intruders.count} of ${row.intruders.judged}` : "–") });
   const made = sortable("Modules", columns, modules);

@@ -39,7 +39,7 @@ function sortable(label, columns, records, onpick) {
   let sorted = null, direction = 1, needle = "";
   const cell = (record, column) => (column.show ? column.show(record) : typeof record[column.key] === "boolean" ? shown(record[column.key]) : column.text ? String(record[column.key] ?? "–") : Number.isInteger(record[column.key]) ? String(record[column.key]) : show(record[column.key]));
   const rows = records.map((record) => {
-    const row = h("tr", { class: onpick ? "pick" : null, tabindex: onpick ? 0 : null }, columns.map((column) => h("td", { class: column.text ? "words" : null }, cell(record, column))));
+    const row = h("tr", { class: onpick ? "pick" : null, tabindex: onpick ? 0 : null }, columns.map((column) => h("td", { class: column.name ? "name" : column.text ? "words" : null }, cell(record, column))));
     if (onpick) {
       const choose = () => { rows.forEach((other) => other.row.setAttribute("aria-selected", String(other.row === row))); onpick(record); };
       row.addEventListener("click", choose);
@@ -61,7 +61,7 @@ function sortable(label, columns, records, onpick) {
   };
   const amount = h("span");
   const heads = columns.map((column) => {
-    const head = h("th", { scope: "col", class: column.text ? "words" : null }, h("button", { type: "button", tabindex: 0, onclick: () => {
+    const head = h("th", { scope: "col", class: column.name ? "name" : column.text ? "words" : null }, h("button", { type: "button", tabindex: 0, onclick: () => {
       direction = sorted === column ? -direction : 1;
       sorted = column;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
