@@ -34,7 +34,7 @@ fn shares_of_heads_add_up_and_bounds_stand_on_both_sides() {
             assert!(why.column_lower <= why.value_path_lower * (1.0 + 1e-9), "{name} {head}");
             assert!(why.value_path_lower <= found.triplet.value * (1.0 + 1e-4), "{name} {head}");
         }
-        assert_eq!(heads.constant(99, &options()).unwrap_err().to_string().contains("head: expected"), true);
+        assert!(heads.constant(99, &options()).unwrap_err().to_string().contains("head: expected"));
     }
 }
 
