@@ -141,8 +141,12 @@ impl Merging<'_> {
             merge_module(module, file, &self.names, &mut changed)?;
             merge_bias(module, file, &self.names, &mut changed)?;
         }
-        let encoded = |entry: &Entry| Some((entry.name.as_str(), encode(entry.dtype, changed.get(&entry.name)?)));
-        let bytes: BTreeMap<&str, Vec<u8>> = file.entries().iter().filter_map(encoded).collect();
+        let mut bytes: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for entry in file.entries() {
+            if let Some(values) = changed.get(&entry.name) {
+                bytes.insert(&entry.name, encode(entry.dtype, values));
+            }
+        }
         let tensors: Vec<NewTensor<'_>> = file
             .entries()
             .iter()
