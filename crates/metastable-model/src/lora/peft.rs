@@ -53,7 +53,7 @@ pub(super) fn judge(
         let wrong = values.iter().position(|value| !value.is_finite());
         Ok((values, wrong))
     };
-    let values: Vec<Result<(Vec<f32>, Option<usize>), String>> = file.entries().par_iter().map(read).collect();
+    let values: Vec<Result<_, String>> = file.entries().par_iter().map(read).collect();
     let mut assembly = Assembly::default();
     let mut whole = BTreeMap::new();
     for (entry, values) in file.entries().iter().zip(values) {

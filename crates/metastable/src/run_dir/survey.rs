@@ -22,7 +22,7 @@ pub(super) const STATE: &str = "state.bin";
 pub(super) const JOURNAL: &str = "journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 5] = [
+const FOLDERS: [(&str, &[&str]); 6] = [
     ("figures", &["svg", "png", "csv"]),
     ("idealised", &["toml", "safetensors"]),
     ("adapter", &["json", "safetensors", "md"]),
