@@ -69,9 +69,10 @@ fn test_exists(file: &str, name: &str) -> bool {
 fn exists(name: &str) -> bool {
     match name.split_once("::") {
         Some(("laws" | "seed_42" | "examples", "…")) => true,
-        Some((file @ ("laws" | "seed_42" | "examples" | "gaussian" | "kernels" | "placements" | "sweep"), test)) => {
-            test_exists(file, test)
-        }
+        Some((
+            file @ ("laws" | "seed_42" | "examples" | "gaussian" | "kernels" | "placements" | "references" | "sweep"),
+            test,
+        )) => test_exists(file, test),
         Some(_) => item_exists(name),
         None => !name.starts_with("examples/") || root().join(name).is_file(),
     }
