@@ -1,11 +1,15 @@
 //! The command line, as written. What it means is for the commands to say.
 
+mod lipschitz;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use metastable::Existing;
+
+pub(crate) use self::lipschitz::{LipschitzArgs, LipschitzModelArgs};
 
 /// Transformers as dynamical systems: tokens are particles, layers are time.
 #[derive(Debug, Parser)]
@@ -27,6 +31,9 @@ pub(crate) struct Global {
     /// Computes with N threads [default: all cores]; results do not depend on it
     #[arg(long, value_name = "N", global = true)]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Asks no network: models and adapters come from folders and the Hub's local cache
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
     /// Shows no progress
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
@@ -62,7 +69,7 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Evaluates the vector field of a configuration once, without integrating
     Field(FieldArgs),
-    /// Encloses the local Lipschitz constant of a configuration's attention from both sides
+    /// Encloses local Lipschitz constants from both sides: of a configuration's attention, or of a model's layers and heads
     Lipschitz(LipschitzArgs),
     /// Reads a checkpoint and follows real text through its layers
     Inspect(InspectArgs),
@@ -174,34 +181,13 @@ pub(crate) struct FieldArgs {
     pub(crate) overrides: Vec<String>,
 }
 
-/// `metastable lipschitz`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  metastable lipschitz examples/lora-twin.toml --json")]
-pub(crate) struct LipschitzArgs {
-    /// The configuration (.toml, .yaml, .yml or .json)
-    #[arg(value_name = "CONFIG")]
-    pub(crate) config: PathBuf,
-    /// Prints JSON, as --format json
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Saves the singular vectors: .safetensors (`right`, `left` [n, d]) or .npy (the right one)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) singular_vector: Option<PathBuf>,
-    /// The seed, in place of the configuration's
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-    /// Changes a key, as kernel.beta=2 or head.0.value=identity; may be given again
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-}
-
 /// `metastable inspect`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  metastable inspect models/all-MiniLM-L6-v2 --prompt \"The cat sits outside\" -o runs/cat"
 )]
 pub(crate) struct InspectArgs {
-    /// A folder with config.json, safetensors and tokenizer.json, a .gguf file, or a Hub name in the local cache
+    /// A folder with config.json, safetensors and tokenizer.json, a .gguf file, or a Hub name as organisation/name@revision
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// The text to follow.
@@ -216,11 +202,18 @@ pub(crate) struct InspectArgs {
     /// Cuts the text after N tokens [default: what the model allows]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// Measures the query-key circuits of rotary models at these relative positions, as 0,1,16,256
+    #[arg(long, value_name = "PLACES", value_delimiter = ',')]
+    pub(crate) distances: Vec<usize>,
+    /// Writes head LAYER.HEAD (or all heads of LAYER) as a configuration of simulate, runs it from the tokens of the text,
+    /// and compares that flow with the layers that really follow
+    #[arg(long, value_name = "LAYER.HEAD", requires = "InspectInput")]
+    pub(crate) export_head: Option<String>,
     /// Links normalised tokens nearer than this into one cluster [default: 0.7]
     #[arg(long, value_name = "R")]
     pub(crate) cluster_radius: Option<f64>,
     /// Follows the text through the model with this LoRA adapter as well, and says what changed
-    #[arg(long, value_name = "ADAPTER")]
+    #[arg(long, value_name = "ADAPTER", requires = "InspectInput")]
     pub(crate) adapter: Option<PathBuf>,
     /// Also tries the adapter at these factors on its scale, as 0,0.5,1,2
     #[arg(long, value_name = "FACTORS", value_delimiter = ',', requires = "adapter", allow_hyphen_values = true)]
@@ -233,9 +226,9 @@ pub(crate) struct InspectArgs {
     pub(crate) allow_partial: bool,
 }
 
-/// The text of `metastable inspect`: one of the two.
+/// The text of `metastable inspect`: one of the two, or none for the weights alone.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct InspectInput {
     /// Follows the text of a file
     #[arg(long, value_name = "FILE")]
@@ -266,12 +259,18 @@ pub(crate) enum AdapterAction {
         /// Also counts the leading directions of every adapted weight that this base model's weight does not have
         #[arg(long, value_name = "MODEL")]
         base: Option<PathBuf>,
+        /// Also writes a run folder with a page
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Replaces the run that is in DIR; never touches a folder that no run wrote
+        #[arg(long, requires = "output")]
+        overwrite: bool,
     },
     /// Lists everything wrong with the files; exit code 3 if the adapter must not be used as it is
     Check(AdapterInput),
     /// How much the updates of two adapters point the same way
     Compare {
-        /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+        /// A folder of PEFT or mlx-lm, a .safetensors file of kohya's tools, or a Hub name
         #[arg(value_name = "ADAPTER")]
         first: PathBuf,
         /// Another
@@ -340,7 +339,7 @@ pub(crate) enum AdapterAction {
 /// An adapter to look at.
 #[derive(Debug, Args)]
 pub(crate) struct AdapterInput {
-    /// A folder of PEFT or mlx-lm, or a .safetensors file of kohya's tools
+    /// A folder of PEFT or mlx-lm, a .safetensors file of kohya's tools, or a Hub name
     #[arg(value_name = "ADAPTER")]
     pub(crate) adapter: PathBuf,
     /// As --format json
@@ -377,7 +376,7 @@ pub(crate) struct FinetuneArgs {
     after_help = "Example:\n  metastable logits models/all-MiniLM-L6-v2 --ids 101,1996,4937,102 -o last.safetensors"
 )]
 pub(crate) struct LogitsArgs {
-    /// A folder with config.json and safetensors, a .gguf file, or a Hub name in the local cache
+    /// A folder with config.json and safetensors, a .gguf file, or a Hub name as organisation/name@revision
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Token ids
@@ -390,11 +389,19 @@ pub(crate) struct LogitsArgs {
 
 /// `metastable render`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  metastable render runs/lora-twin")]
+#[command(
+    after_help = "Example:\n  metastable render runs/lora-twin\n  metastable render runs/lora runs/balora -o runs/compared"
+)]
 pub(crate) struct RenderArgs {
-    /// The folder of a finished run
-    #[arg(value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    /// The folder of a finished run; with --output, of the fine-tuning runs to lay side by side
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// Where the comparison of fine-tuning runs goes
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replaces the comparison that is there
+    #[arg(long, requires = "output")]
+    pub(crate) overwrite: bool,
 }
 
 /// `metastable schema`.

@@ -194,6 +194,78 @@ fn a_merge_is_verified_and_written_whole_or_not_at_all() {
     world.refuse(&["adapter", "merge", &base, &adapter, "merged"], 2, "expected an empty folder");
 }
 
+/// A folder with the weights of tiny-gpt2 stored as `dtype` in two shards.
+fn sharded(world: &World, folder: &str, dtype: &str, encode: fn(f32) -> Vec<u8>) {
+    let source = fixture("fixtures/tiny-gpt2");
+    let bytes = fs::read(Path::new(&source).join("model.safetensors")).unwrap();
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let path = world.path().join(folder);
+    fs::create_dir_all(&path).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(Path::new(&source).join(file), path.join(file)).unwrap();
+    }
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let (mut shards, mut map) = ([Vec::new(), Vec::new()], serde_json::Map::new());
+    let mut headers = [serde_json::Map::new(), serde_json::Map::new()];
+    for (i, (name, entry)) in header.iter().filter(|(name, _)| *name != "__metadata__").enumerate() {
+        let at = |k: usize| 8 + length + usize::try_from(entry["data_offsets"][k].as_u64().unwrap()).unwrap();
+        let begin = shards[i % 2].len();
+        let numbers = bytes[at(0)..at(1)].as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number));
+        shards[i % 2].extend(numbers.flat_map(encode));
+        let offsets = [begin, shards[i % 2].len()];
+        let entry = serde_json::json!({"dtype": dtype, "shape": entry["shape"], "data_offsets": offsets});
+        headers[i % 2].insert(name.clone(), entry);
+        map.insert(name.clone(), names[i % 2].into());
+    }
+    for (i, name) in names.iter().enumerate() {
+        let mut header = Value::Object(headers[i].clone()).to_string();
+        header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+        fs::write(path.join(name), crate::util::safetensors(&header, &shards[i])).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    fs::write(path.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn shards_of_every_type_are_merged_within_the_rounding_of_their_type() {
+    let world = World::new();
+    let adapter = fixture("golden/adapters/gpt2-conv1d");
+    let half: fn(f32) -> Vec<u8> = |x: f32| half::f16::from_f32(x).to_le_bytes().to_vec();
+    let single: fn(f32) -> Vec<u8> = |x: f32| x.to_le_bytes().to_vec();
+    let brain: fn(f32) -> Vec<u8> = |x: f32| half::bf16::from_f32(x).to_le_bytes().to_vec();
+    // Logits of a model whose merged weights are rounded to 11 and 8 bits: a few units in the last place.
+    let cases = [("F32", single, 1e-5), ("F16", half, 4e-3), ("BF16", brain, 3e-2)];
+    let mut errors = Vec::new();
+    for (dtype, encode, bound) in cases {
+        sharded(&world, dtype, dtype, encode);
+        let output = format!("merged-{dtype}");
+        let report = json(&world, &["adapter", "merge", dtype, &adapter, &output, "--json"]);
+        assert_eq!(report["dtypes"], serde_json::json!([dtype]));
+        let error = report["error"].as_f64().unwrap();
+        assert!(error < bound && error < report["tolerance"].as_f64().unwrap(), "{dtype}: {error}");
+        errors.push(error);
+        let names: Vec<String> = world.files(&output).into_keys().collect();
+        assert!(names.contains(&"model.safetensors.index.json".into()) && names.len() == 5, "{names:?}");
+        // Tensors that no module touches keep their bytes and their types.
+        let file = "model-00001-of-00002.safetensors";
+        let (before, after) = (world.tensors(&format!("{dtype}/{file}")), world.tensors(&format!("{output}/{file}")));
+        assert!(before.keys().eq(after.keys()));
+        let same = before.iter().filter(|(name, tensor)| tensor.data == after[*name].data).count();
+        assert!(0 < same && same < before.len() && before.iter().all(|(name, t)| t.dtype == after[name].dtype));
+    }
+    // Coarser types round more: the errors are roundings, not mistakes.
+    assert!(errors[0] < errors[1] && errors[1] < errors[2], "{errors:?}");
+}
+
+#[test]
+fn a_gguf_base_is_refused_with_the_way_out() {
+    let world = World::new();
+    let (base, adapter) = (fixture("fixtures/tiny-llama.gguf"), fixture("golden/adapters/llama-dora"));
+    let expected = "expected a folder with config.json and safetensors, such as the checkpoint it was made of";
+    world.refuse(&["adapter", "merge", &base, &adapter, "merged"], 4, expected);
+}
+
 #[test]
 fn an_mlx_adapter_is_converted() {
     let world = World::new();

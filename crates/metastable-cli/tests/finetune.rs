@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::util::{World, repository};
+use crate::util::{World, check_page, repository};
 
 /// Eight steps of a tiny Llama on a made-up text: a second at most.
 fn config() -> String {
@@ -69,7 +69,15 @@ fn a_run_leaves_an_adapter_metrics_and_a_report() {
     assert_eq!(std::fs::read_dir(world.path().join("run/checkpoints")).unwrap().count(), 2);
     assert!(!world.path().join("run/checkpoint").exists());
     let page = String::from_utf8(world.read("run/report.html")).unwrap();
-    assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("href="), "a page that needs no network");
+    assert!(
+        page.contains("\"loss.svg\"") && page.contains("default-src 'none'") && !page.contains("<link"),
+        "no network"
+    );
+    for figure in ["loss", "condition", "gap", "rank", "change", "gradient", "skipped", "speed"] {
+        let svg = String::from_utf8(world.read(&format!("run/figures/{figure}.svg"))).unwrap();
+        assert!(svg.contains("<path"), "{figure}");
+    }
+    check_page(&world.path().join("run/report.html"));
     world.succeed(&["render", "run"]);
     assert_eq!(String::from_utf8(world.read("run/report.html")).unwrap(), page);
 }
@@ -77,8 +85,10 @@ fn a_run_leaves_an_adapter_metrics_and_a_report() {
 #[test]
 fn a_killed_run_continues_to_the_same_adapter() {
     let world = world();
+    world.write("run.toml", config() + "[probe]\ntext = \"Speak again to the king\"\nevery = 3\n");
     world.succeed(&["finetune", "run.toml", "-o", "whole"]);
-    for step in [1, 5] {
+    // Every step of the eight at which a run can be killed with work still to do.
+    for step in 1..=7 {
         let mut command = world.command(&["finetune", "run.toml", "-o", "killed", "-v"]);
         command.env("METASTABLE_CHECKPOINT_SECONDS", "0").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -98,11 +108,197 @@ fn a_killed_run_continues_to_the_same_adapter() {
             assert_eq!(world.read(&format!("killed/{file}")), world.read(&format!("whole/{file}")), "{file}");
         }
         let losses = |folder| -> Vec<Value> {
-            metrics(&world, folder).iter().map(|line| serde_json::json!([line["loss"], line["kappa"]])).collect()
+            let kept =
+                |line: &Value| serde_json::json!([line["loss"], line["kappa"], line["eval_loss"], line["probe"]]);
+            metrics(&world, folder).iter().map(kept).collect()
         };
         assert_eq!(losses("killed"), losses("whole"));
+        // TensorBoard's events go on where the state was saved: every step once, in order.
+        assert_eq!(steps_of(&events(&world, "killed")), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
         std::fs::remove_dir_all(world.path().join("killed")).unwrap();
     }
+}
+
+/// An event of TensorBoard: its step and its scalars.
+type Event = (u64, Vec<(String, f32)>);
+
+/// Reads TensorBoard's file by the definition of its format, sharing nothing with the code that writes it.
+fn events(world: &World, folder: &str) -> Vec<Event> {
+    let bytes = world.read(&format!("{folder}/tensorboard/events.out.tfevents.1.metastable"));
+    let number =
+        |at: usize, count: usize| bytes[at..at + count].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+    let (mut at, mut found) = (0, Vec::new());
+    while at < bytes.len() {
+        let length = number(at, 8) as usize;
+        assert_eq!(number(at + 8, 4), u64::from(masked(&bytes[at..at + 8])), "the sum of a length");
+        let event = &bytes[at + 12..at + 12 + length];
+        assert_eq!(number(at + 12 + length, 4), u64::from(masked(event)), "the sum of an event");
+        at += length + 16;
+        let step = fields(event).iter().find(|field| field.0 == 2).map_or(0, |field| field.1);
+        let mut scalars = Vec::new();
+        for (_, _, summary) in fields(event).iter().filter(|field| field.0 == 5) {
+            for (_, _, value) in fields(summary) {
+                let parts = fields(value);
+                let tag = String::from_utf8(parts[0].2.to_vec()).unwrap();
+                scalars.push((tag, f32::from_bits(parts[1].1 as u32)));
+            }
+        }
+        found.push((step, scalars));
+    }
+    found
+}
+
+/// CRC-32C bit by bit, turned and shifted as TensorFlow does.
+fn masked(bytes: &[u8]) -> u32 {
+    let mut sum = u32::MAX;
+    for byte in bytes {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = (sum >> 1) ^ (0x82f6_3b78 * (sum & 1));
+        }
+    }
+    let sum = !sum;
+    ((sum >> 15) | (sum << 17)).wrapping_add(0xa282_ead8)
+}
+
+/// Fields of a message of protocol buffers: number, value, bytes.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, u64, &[u8])> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let mut varint = || {
+            let (mut value, mut shift) = (0_u64, 0);
+            loop {
+                let byte = bytes[0];
+                bytes = &bytes[1..];
+                value |= u64::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte < 0x80 {
+                    return value;
+                }
+            }
+        };
+        let key = varint();
+        let size = match key & 7 {
+            0 => {
+                found.push((key >> 3, varint(), &[][..]));
+                continue;
+            }
+            1 => 8,
+            2 => varint() as usize,
+            _ => 4,
+        };
+        let (content, rest) = bytes.split_at(size);
+        let value = content.iter().take(8).rev().fold(0, |n, b| n << 8 | u64::from(*b));
+        found.push((key >> 3, value, content));
+        bytes = rest;
+    }
+    found
+}
+
+fn steps_of(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.0).collect()
+}
+
+#[test]
+fn tensorboard_gets_the_numbers_of_every_line_under_their_names() {
+    let world = world();
+    world.write("run.toml", config() + "[probe]\ntext = \"Speak again to the king\"\nevery = 4\n");
+    world.succeed(&["finetune", "run.toml", "-o", "run"]);
+    let (events, lines) = (events(&world, "run"), metrics(&world, "run"));
+    assert_eq!(steps_of(&events), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for (event, line) in events[1..].iter().zip(&lines) {
+        let scalar = |name: &str| event.1.iter().find(|(tag, _)| tag == name).map(|(_, value)| *value);
+        for key in ["loss", "eval_loss", "gap", "kappa", "grad_norm", "learning_rate"] {
+            assert_eq!(scalar(key), line[key].as_f64().map(|x| x as f32), "{key} of step {}", line["step"]);
+        }
+        let shift = &line["probe"]["layers"][4]["shift_relative"];
+        assert_eq!(scalar("probe/shift_relative/layer_04"), shift.as_f64().map(|x| x as f32));
+    }
+}
+
+#[test]
+fn the_last_probe_is_what_inspect_says_of_the_saved_adapter() {
+    let world = world();
+    let words = "Speak 3 to me, and 4 again, gentle king, or speak no more.";
+    world.write("run.toml", config() + &format!("[probe]\ntext = {words:?}\nevery = 3\n"));
+    // Starts that change the base weights are measured against the base as it was.
+    for (folder, init) in [("plain", "kaiming"), ("pissa", "pissa")] {
+        world.succeed(&["finetune", "run.toml", "-o", folder, "--set", &format!("lora.init={init:?}")]);
+        let lines = metrics(&world, folder);
+        let asked: Vec<u64> = lines.iter().filter(|line| line["probe"].is_object()).map(step).collect();
+        assert_eq!(asked, [3, 6, 8]);
+        let model = repository("crates/metastable-model/tests/fixtures/tiny-llama");
+        let (adapter, output) = (format!("{folder}/checkpoints"), format!("{folder}-inspected"));
+        world.succeed(&["inspect", &model, "--adapter", &adapter, "--prompt", words, "-o", &output]);
+        let inspected = world.report(&output);
+        let probe = &world.report(folder)["probe"];
+        assert_eq!(probe, &lines[7]["probe"]);
+        let layers = probe["layers"].as_array().unwrap();
+        let expected = inspected["adapter"]["layers"].as_array().unwrap();
+        assert_eq!((layers.len(), expected.len()), (5, 5));
+        assert!(layers[4]["shift_relative"].as_f64().unwrap() > 1e-3, "the adapter does something");
+        for (layer, expected) in layers.iter().zip(expected) {
+            for key in ["index", "shift_relative", "cosine", "clusters_changed", "clusters_born", "clusters_died"] {
+                assert_eq!(layer[key], expected[key], "{key} of level {}", layer["index"]);
+            }
+        }
+        let departure = inspected["adapter"]["departure"]["value"].as_f64();
+        assert_eq!(probe["departure"].as_f64(), departure);
+        let svg = String::from_utf8(world.read(&format!("{folder}/figures/probe-shift.svg"))).unwrap();
+        assert!(svg.matches("<path").count() > 15, "five layers at three steps");
+    }
+}
+
+fn step(line: &Value) -> u64 {
+    line["step"].as_u64().unwrap()
+}
+
+#[test]
+fn a_probe_needs_one_text_that_can_be_read() {
+    let cases = [
+        ("every = 2", 2, "`probe.text`: expected either this or probe.file, found both or neither"),
+        ("text = \"a\"\nevery = 0", 2, "`probe.every`: expected an integer >= 1, found 0"),
+        ("file = \"nowhere.txt\"", 4, "nowhere.txt: cannot be read"),
+        ("text = \"a\"\ncluster_radius = -1.0", 2, "`probe.cluster_radius`: expected a finite number > 0"),
+    ];
+    for (keys, code, expected) in cases {
+        let world = world();
+        world.write("run.toml", config() + &format!("[probe]\n{keys}\n"));
+        world.refuse(&["finetune", "run.toml", "-o", "run"], code, expected);
+    }
+}
+
+#[test]
+fn runs_are_laid_side_by_side_from_their_reports() {
+    let world = world();
+    for method in ["lora", "balora"] {
+        world.succeed(&["finetune", "run.toml", "-o", method, "--set", &format!("optimizer.method={method:?}")]);
+    }
+    let ended = world.succeed(&["render", "lora", "balora", "-o", "compared"]);
+    assert!(ended.stdout.contains("The lowest held-out loss, "), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("warning"), "{}", ended.stdout);
+    let report = world.report("compared");
+    assert_eq!(report["job"], "comparison");
+    for (run, method) in report["runs"].as_array().unwrap().iter().zip(["lora", "balora"]) {
+        assert_eq!((&run["name"], &run["method"]), (&Value::from(method), &Value::from(method)));
+        assert_eq!(run["eval_loss"], world.report(method)["eval_loss"]);
+        assert_eq!(run["series"].as_array().unwrap().len(), 8);
+    }
+    let svg = String::from_utf8(world.read("compared/figures/loss.svg")).unwrap();
+    for words in ["lora: held out", "balora: held out", "balora: training batch"] {
+        assert!(svg.contains(words), "{words}");
+    }
+    let table = String::from_utf8(world.read("compared/report.md")).unwrap();
+    assert!(table.contains("| balora | balora |"), "{table}");
+    check_page(&world.path().join("compared/report.html"));
+    let page = world.read("compared/report.html");
+    world.succeed(&["render", "compared"]);
+    assert_eq!(world.read("compared/report.html"), page);
+    // What is no finished run of fine-tuning is refused by name.
+    world.refuse(&["render", "lora", "balora"], 2, "--output: expected the folder of a comparison");
+    world.refuse(&["render", "lora", "compared", "-o", "again"], 4, "expected the report of a fine-tuning run");
+    std::fs::remove_file(world.path().join("lora/DONE")).unwrap();
+    world.refuse(&["render", "lora", "balora", "-o", "again"], 4, "lora");
 }
 
 #[test]

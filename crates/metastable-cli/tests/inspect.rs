@@ -16,7 +16,7 @@ fn world() -> World {
 }
 
 /// The real model, or none after saying why.
-fn minilm() -> Option<String> {
+pub(crate) fn minilm() -> Option<String> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let models = variable("METASTABLE_MODELS")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("metastable/models")))
@@ -31,7 +31,7 @@ fn minilm() -> Option<String> {
 }
 
 /// The text of the golden values.
-const T1: &str = "Transformers are models in which tokens interact through self attention, and as depth grows the \
+pub(crate) const T1: &str = "Transformers are models in which tokens interact through self attention, and as depth grows the \
                   representations of the tokens tend to cluster together in a few groups.";
 
 #[test]

@@ -11,12 +11,16 @@ mod field;
 mod finetune;
 mod folders;
 mod gaussian;
+mod hub;
+mod idealised;
 mod inspect;
 mod inspect_adapter;
 #[cfg(unix)]
 mod interrupted;
 mod lipschitz;
+mod lipschitz_model;
 mod main_job;
+mod peft;
 mod regimes;
 #[cfg(unix)]
 mod sweep;

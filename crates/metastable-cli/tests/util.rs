@@ -48,6 +48,8 @@ impl World {
         for variable in ["NO_COLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE", "METASTABLE_CHECKPOINT_SECONDS"] {
             command.env_remove(variable);
         }
+        // Tests need no network; those of downloads ask a server of their own.
+        command.env("HF_HUB_OFFLINE", "1");
         command
     }
 

@@ -13,6 +13,7 @@
 
 mod checkpoint;
 pub mod config;
+pub mod doors;
 pub mod error;
 mod gguf;
 pub mod heads;
@@ -24,6 +25,7 @@ mod names;
 pub mod probe;
 mod product;
 pub mod smoothness;
+pub mod surrogate;
 pub mod text;
 pub mod train;
 mod transformer;
@@ -31,9 +33,10 @@ pub mod weights;
 
 pub use config::{Config, Family};
 pub use error::{ModelError, ModelErrorKind};
-pub use heads::HeadSpectrum;
+pub use heads::{DistancePoint, HeadSpectrum, Regime, SphereHeads};
 pub use model::{Input, Model};
 pub use probe::Hidden;
 pub use smoothness::{LayerConstant, LayerJacobian, LayerPart, Precision};
+pub use surrogate::SurrogateLevel;
 pub use text::{Encoded, Text};
 pub use weights::{Summary, Weights};

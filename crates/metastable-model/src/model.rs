@@ -6,7 +6,7 @@ use metastable_dynamics::{Head, Matrix};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::heads::{HeadSpectrum, heads};
+use crate::heads::{DistancePoint, HeadSpectrum, chosen, distance, heads, turns};
 use crate::probe::Hidden;
 use crate::text::{Encoded, Text};
 use crate::transformer::Transformer;
@@ -112,6 +112,15 @@ impl Model {
         self.summary.clone()
     }
 
+    /// What an adapter may call this model so that other tools find it: `given`, unless it is a GGUF file, which PEFT
+    /// cannot load; then the name in its metadata of the checkpoint that it was made of, where there is one.
+    pub(crate) fn name_for_peft(&self, given: &str) -> Option<String> {
+        match self.source {
+            Source::Folder(_) => Some(given.into()),
+            Source::Gguf(_) => self.source.made_from(),
+        }
+    }
+
     /// Reads the tokenizer.json of the folder, or the tokenizer inside the GGUF file.
     ///
     /// # Errors
@@ -197,6 +206,22 @@ impl Model {
     /// As [`Model::head_matrices`]; [`ModelError::Mathematics`] if a decomposition does not converge.
     pub fn spectra(&self, layer: usize) -> Result<Vec<HeadSpectrum>, ModelError> {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
+    }
+
+    /// How strongly a token scores one that stands δ places before it, for every δ of `distances`: the circuit
+    /// Qᵀ R_{-δ} K of a head of block `layer` (from 0), in the order given. O(head_dim³) a distance.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] if there is no such layer or head, if positions are not rotary, or a distance is longer than
+    /// any text.
+    pub fn query_key_by_distance(
+        &self,
+        layer: usize,
+        head: usize,
+        distances: &[usize],
+    ) -> Result<Vec<DistancePoint>, ModelError> {
+        let turns = turns(self.config(), self.transformer.rotary_divisors(), distances)?;
+        distance::curve(&chosen(self.head_matrices(layer)?, head)?, &turns, distances)
     }
 
     /// The weights, for those who change them.

@@ -1,7 +1,8 @@
 //! Matrix products of strided views of f32 or f64: the one place that calls the `gemm` library.
 //!
-//! Always on the calling thread. Callers split outputs into blocks whose size does not depend on the number of
-//! threads, so every number is computed by the same instructions in the same order on any pool.
+//! [`multiply`] stays on the calling thread: callers split outputs into blocks whose size does not depend on the number
+//! of threads. [`multiply_on_all`] lets the library share out tiles of the output: it packs every operand once, which
+//! blocks cannot. Either way every number is computed by the same instructions in the same order on any pool.
 
 use gemm::Parallelism;
 
@@ -65,8 +66,33 @@ pub(crate) enum Destination {
 ///
 /// # Panics
 /// If the sides do not fit.
-#[allow(unsafe_code)]
 pub(crate) fn multiply<T: Entry>(
+    scale: T,
+    a: Strided<'_, T>,
+    b: Strided<'_, T>,
+    destination: Destination,
+    c: &mut [T],
+) {
+    multiply_with(Parallelism::None, scale, a, b, destination, c);
+}
+
+/// As [`multiply`], on all threads of the pool: for large products.
+///
+/// # Panics
+/// As [`multiply`].
+pub(crate) fn multiply_on_all<T: Entry>(
+    scale: T,
+    a: Strided<'_, T>,
+    b: Strided<'_, T>,
+    destination: Destination,
+    c: &mut [T],
+) {
+    multiply_with(Parallelism::Rayon(0), scale, a, b, destination, c);
+}
+
+#[allow(unsafe_code)]
+fn multiply_with<T: Entry>(
+    parallelism: Parallelism,
     scale: T,
     a: Strided<'_, T>,
     b: Strided<'_, T>,
@@ -98,7 +124,7 @@ pub(crate) fn multiply<T: Entry>(
             false,
             false,
             false,
-            Parallelism::None,
+            parallelism,
         );
     }
 }
@@ -106,6 +132,32 @@ pub(crate) fn multiply<T: Entry>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_products_are_the_same_on_any_number_of_threads() {
+        // Inner sides beyond one block of the library's, outputs that fill no whole tile.
+        let (rows, inner, columns) = (203, 1300, 771);
+        let entry = |i: usize| ((i * 2_654_435_761) % 1021) as f32 / 512.0 - 1.0;
+        let a: Vec<f32> = (0..rows * inner).map(entry).collect();
+        let b: Vec<f32> = (0..columns * inner).map(|i| entry(i + 7)).collect();
+        let product = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut c = vec![0.5; rows * columns];
+            let right = Strided::new(&b, columns, inner, inner).transposed();
+            pool.install(|| {
+                multiply_on_all(2.0, Strided::new(&a, rows, inner, inner), right, Destination::Add, &mut c)
+            });
+            c
+        };
+        let alone = product(1);
+        let mut quiet = vec![0.5; rows * columns];
+        let right = Strided::new(&b, columns, inner, inner).transposed();
+        multiply(2.0, Strided::new(&a, rows, inner, inner), right, Destination::Add, &mut quiet);
+        assert_eq!(alone, quiet);
+        for threads in [2, 3, 5] {
+            assert_eq!(product(threads), alone, "{threads} threads");
+        }
+    }
 
     #[test]
     fn strided_products_agree_with_the_triple_loop() {

@@ -10,9 +10,11 @@ use metastable_dynamics::Head;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::heads::{HeadSpectrum, heads};
+use crate::gguf::Gguf;
+use crate::heads::{DistancePoint, HeadSpectrum, chosen, distance, heads, turns};
+use crate::mapped::map;
 use crate::text::Text;
-use crate::transformer::Attention;
+use crate::transformer::{Attention, rotary_divisors};
 
 /// The figures that name a model in a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +90,16 @@ impl Weights {
         beside("config.json").into_iter().chain(weights).chain(beside("tokenizer.json")).collect()
     }
 
+    /// For a GGUF file, the name `organisation/name` of the checkpoint that it was made of, where its metadata say one.
+    pub fn made_from(&self) -> Option<String> {
+        self.source().made_from()
+    }
+
+    /// Whether the weights are one GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.checkpoint.is_gguf()
+    }
+
     /// Reads the tokenizer.json of the folder, or the tokenizer inside the GGUF file.
     ///
     /// # Errors
@@ -115,6 +127,21 @@ impl Weights {
         HeadSpectrum::of_all(&self.head_matrices(layer)?)
     }
 
+    /// As [`Model::query_key_by_distance`](crate::Model::query_key_by_distance), reading this block alone.
+    ///
+    /// # Errors
+    /// As there, and as [`Weights::head_matrices`].
+    pub fn query_key_by_distance(
+        &self,
+        layer: usize,
+        head: usize,
+        distances: &[usize],
+    ) -> Result<Vec<DistancePoint>, ModelError> {
+        let divisors = rotary_divisors(&self.checkpoint.tensors(), self.config())?;
+        let turns = turns(self.config(), divisors.as_deref(), distances)?;
+        distance::curve(&chosen(self.head_matrices(layer)?, head)?, &turns, distances)
+    }
+
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -133,6 +160,13 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// The name on the Hub of the checkpoint that a GGUF file was made of, where its metadata say one.
+    pub(crate) fn made_from(&self) -> Option<String> {
+        let Self::Gguf(file) = self else { return None };
+        let bytes = map(file, "a GGUF file").ok()?;
+        Gguf::parse(&bytes).ok()?.metadata.origin()
+    }
+
     pub(crate) fn text(&self, vocab: usize) -> Result<Text, ModelError> {
         match self {
             Self::Folder(folder) => Text::open(&folder.join("tokenizer.json"), vocab),

@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for layer in 0..model.config().layers {
             let found = model.layer_constant(&hidden, layer, LayerPart::Attention, &single_precision_lanczos())?;
             let (lower, steps) = (found.triplet.value, found.triplet.steps);
-            println!("layer {layer}: {lower:.4} <= L <= {:.4} ({steps} steps)", found.upper.unwrap_or(f64::INFINITY));
+            println!("layer {layer}: {lower:.4} <= L <= {:.4} ({steps} steps)", found.upper);
         }
         println!("profile of {} layers: {:.2} s", model.config().layers, start.elapsed().as_secs_f64());
     }

@@ -3,6 +3,8 @@
 //! The message says what was expected and what was found; [`LabError::hint`] says what to do about it;
 //! [`LabError::kind`] is what a face turns into an exit code or an exception.
 
+mod hub;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use metastable_dynamics::DynamicsError;
 use metastable_model::{ModelError, ModelErrorKind};
 
 use crate::watch::Interruption;
+pub use hub::HubError;
 
 /// What kind of trouble an error is, for exit codes and exceptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -171,7 +174,10 @@ pub enum LabError {
     /// A checkpoint, tokenizer or text that is refused.
     #[error(transparent)]
     Model(Box<ModelError>),
-    /// A model that is neither a path nor in the Hub's cache.
+    /// A model or adapter that the Hub does not give.
+    #[error(transparent)]
+    Hub(Box<HubError>),
+    /// A model that is neither a path nor in the Hub's cache, where the network was not asked.
     #[error(
         "{}: not found, expected a model folder, a GGUF file or a Hub model in the local cache; looked for {}",
         model.display(),
@@ -333,6 +339,7 @@ impl LabError {
                 ModelErrorKind::Input => ErrorKind::Input,
                 _ => ErrorKind::Failure,
             },
+            Self::Hub(source) => source.kind(),
             Self::Dynamics(source) => match source {
                 DynamicsError::Decomposition { .. } | DynamicsError::NotConverged { .. } => ErrorKind::Failure,
                 _ => ErrorKind::Config,
@@ -362,8 +369,9 @@ impl LabError {
                 nearest(found, expected).map(|name| format!("did you mean `{name}`?"))
             }
             Self::UnknownModel { looked, .. } if looked.len() > 1 => {
-                Some("nothing is downloaded here: fetch the model once with its tools, as `hf download NAME`".into())
+                Some("nothing was downloaded: leave out --offline and HF_HUB_OFFLINE, or name a folder".into())
             }
+            Self::Hub(source) => source.hint(),
             Self::Diverged { source, .. } => source.hint().map(str::to_owned),
             Self::Override { .. } => Some("write --set table.key=value or --set list.0.key=value".into()),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -391,6 +399,12 @@ impl LabError {
 
 fn list_paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl From<HubError> for LabError {
+    fn from(source: HubError) -> Self {
+        Self::Hub(Box::new(source))
+    }
 }
 
 impl From<ModelError> for LabError {

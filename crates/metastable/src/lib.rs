@@ -24,6 +24,7 @@ pub mod run_dir;
 pub mod schema;
 pub mod selftest;
 pub mod simulate;
+pub mod smoothness;
 pub mod sweep;
 pub mod table;
 pub mod threads;

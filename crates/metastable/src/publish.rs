@@ -37,24 +37,6 @@ pub fn publish_without_clouds(folder: &mut RunDir, report: &impl Serialize) -> R
     write_renderings(folder, &report, &Display::nothing())
 }
 
-/// Writes `report.json` of a fine-tuning run and every rendering of it.
-///
-/// # Errors
-/// [`LabError::Write`].
-pub(crate) fn publish_finetune(folder: &mut RunDir, report: &impl Serialize) -> Result<(), LabError> {
-    let report = serde_json::to_value(report).expect("reports have string keys only");
-    folder.write("report.json", format!("{report}\n").as_bytes())?;
-    write_finetune_renderings(folder, &report)
-}
-
-fn write_finetune_renderings(folder: &mut RunDir, report: &Value) -> Result<(), LabError> {
-    for (name, svg) in render::finetune_figures(report) {
-        folder.write(&format!("figures/{name}"), svg.as_bytes())?;
-    }
-    folder.write("report.md", render::finetune_markdown(report).as_bytes())?;
-    folder.write("report.html", render::finetune_html(report).as_bytes())
-}
-
 /// Rebuilds every rendering of a finished run from `report.json` and the drawn arrays, computing nothing.
 ///
 /// # Errors
@@ -67,9 +49,6 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
         expected: "the JSON report of a run".into(),
         found: error.to_string(),
     })?;
-    if report["job"] == "finetune" {
-        return write_finetune_renderings(&mut folder, &report);
-    }
     let display = match path.join(DISPLAY).exists() || !is_without_clouds(&report) {
         true => read_display(&path.join(DISPLAY), &folder.read(DISPLAY)?)?,
         false => Display::nothing(),
@@ -78,7 +57,8 @@ pub fn rerender(path: &Path) -> Result<(), LabError> {
 }
 
 fn is_without_clouds(report: &Value) -> bool {
-    report["job"] == "sweep"
+    let without = ["sweep", "finetune", "comparison"].iter().any(|job| report["job"] == *job);
+    without || report["tokens"]["count"] == 0
 }
 
 fn write_renderings(folder: &mut RunDir, report: &Value, display: &Display) -> Result<(), LabError> {

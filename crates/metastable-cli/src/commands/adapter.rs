@@ -3,25 +3,47 @@
 use std::path::Path;
 
 use anyhow::Result;
-use metastable::adapter::{self, FindingRow, Strictness};
+use metastable::adapter::{self, FindingRow, InfoReport, PageRequest, Strictness};
+use metastable::hub::{Role, fetch};
+use metastable::run_dir::Existing;
 use metastable::table::{Column, Table};
 use serde_json::json;
 
 use super::show::{self, Out};
-use crate::args::{AdapterAction, AdapterArgs, OutputFormat};
+use crate::args::{AdapterAction, AdapterArgs, Global, OutputFormat};
+use crate::progress::Progress;
 
 /// Does what was asked with an adapter.
-pub(crate) fn run(args: AdapterArgs, format: OutputFormat) -> Result<()> {
-    let wanted = |json: bool| if json { OutputFormat::Json } else { format };
+pub(crate) fn run(args: AdapterArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    let wanted = |json: bool| if json { OutputFormat::Json } else { global.format };
+    let mut have = |name: &Path, role: Role| {
+        let found = fetch(name, role, global.offline, progress);
+        progress.clear();
+        found
+    };
     match args.action {
-        AdapterAction::Info { input, base } => info(&input.adapter, base.as_deref(), wanted(input.json)),
-        AdapterAction::Check(input) => check(&input.adapter, wanted(input.json)),
-        AdapterAction::Compare { first, second, json } => compare(&first, &second, wanted(json)),
+        AdapterAction::Info { input, base, output, overwrite } => {
+            let base = base.map(|base| have(&base, Role::Model)).transpose()?;
+            let adapter = have(&input.adapter, Role::Adapter)?;
+            let report = match output {
+                None => adapter::info(&adapter, base.as_deref())?,
+                Some(output) => {
+                    let existing = if overwrite { Existing::Overwrite } else { Existing::Refuse };
+                    adapter::page(&PageRequest { adapter, base, output, existing })?
+                }
+            };
+            info(&report, wanted(input.json))
+        }
+        AdapterAction::Check(input) => check(&have(&input.adapter, Role::Adapter)?, wanted(input.json)),
+        AdapterAction::Compare { first, second, json } => {
+            compare(&have(&first, Role::Adapter)?, &have(&second, Role::Adapter)?, wanted(json))
+        }
         AdapterAction::Rebalance { input, output, undo: true, .. } => {
             adapter::undo(&input, &output)?;
             Out::new().line(&output.display().to_string())
         }
         AdapterAction::Rebalance { input, output, allow_partial, json, .. } => {
+            let input = have(&input, Role::Adapter)?;
             let report = adapter::rebalance(&input, &output, strictness(allow_partial))?;
             let sentence = format!(
                 "largest product error {:.1e}, largest gap {:.1e}: {}",
@@ -30,10 +52,13 @@ pub(crate) fn run(args: AdapterArgs, format: OutputFormat) -> Result<()> {
             show_report(json!(report), &report.table()?, &[sentence], wanted(json))
         }
         AdapterAction::Merge { model, adapter, output, allow_partial, json } => {
+            let (model, adapter) = (have(&model, Role::Model)?, have(&adapter, Role::Adapter)?);
             let report = adapter::merge(&model, &adapter, &output, strictness(allow_partial))?;
             merged(&report, wanted(json))
         }
         AdapterAction::Convert { input, output, base, allow_partial, json } => {
+            let base = base.map(|base| have(&base, Role::Model)).transpose()?;
+            let input = have(&input, Role::Adapter)?;
             let report = adapter::convert(&input, base.as_deref(), &output, strictness(allow_partial))?;
             match wanted(json) {
                 OutputFormat::Json => Out::new().json(&json!(report)),
@@ -48,8 +73,7 @@ fn strictness(allow_partial: bool) -> Strictness {
     if allow_partial { Strictness::Partial } else { Strictness::Closed }
 }
 
-fn info(path: &Path, base: Option<&Path>, format: OutputFormat) -> Result<()> {
-    let report = adapter::info(path, base)?;
+fn info(report: &InfoReport, format: OutputFormat) -> Result<()> {
     let mut sentences = report.summary.clone();
     sentences.extend(report.findings.iter().map(sentence));
     show_report(json!(report), &report.table()?, &sentences, format)

@@ -5,46 +5,82 @@ use std::path::Path;
 
 use anyhow::Result;
 use metastable::adapter::Strictness;
+use metastable::hub::{Role, fetch};
+use metastable::inspect::export::{Idealised, IdealisedLevel};
 use metastable::inspect::report::InspectReport;
 use metastable::inspect::twin::{AdapterLayer, AdapterReport};
-use metastable::inspect::{self, AdapterRequest, DEFAULT_CLUSTER_RADIUS, InspectRequest, TextSource, Threshold};
+use metastable::inspect::{
+    self, AdapterRequest, DEFAULT_CLUSTER_RADIUS, HeadChoice, InspectRequest, TextSource, Threshold,
+};
 use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
-use crate::args::{InspectArgs, LogitsArgs, OutputFormat};
+use crate::args::{Global, InspectArgs, LogitsArgs, OutputFormat};
 use crate::progress::Progress;
 
-/// Follows a text through a checkpoint.
-pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
-    let text = match (args.input.text, args.input.prompt) {
-        (Some(file), _) => TextSource::File(file),
-        (None, prompt) => TextSource::Prompt(prompt.unwrap_or_default()),
-    };
+/// Follows a text through a checkpoint, or measures its heads where there is no text.
+pub(crate) fn run(args: InspectArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    let format = global.format;
     let thresholds = args.fail_if.iter().map(|text| Threshold::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
-    let request = InspectRequest {
+    let mut request = InspectRequest {
         output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
         existing: args.run.existing(),
         model: args.model,
-        text,
+        text: args.input.text.map(TextSource::File).or(args.input.prompt.map(TextSource::Prompt)),
         max_tokens: args.max_tokens.map(NonZeroUsize::get),
         layers: args.layers,
         cluster_radius: args.cluster_radius.unwrap_or(DEFAULT_CLUSTER_RADIUS),
+        distances: args.distances,
+        export_head: args.export_head.as_deref().map(HeadChoice::parse).transpose()?,
         adapter: args.adapter.map(|adapter| AdapterRequest {
             adapter,
             strictness: if args.allow_partial { Strictness::Partial } else { Strictness::Closed },
             scale_sweep: args.scale_sweep,
         }),
     };
+    fetch(&request.model, Role::Model, global.offline, progress)?;
+    if let Some(request) = &mut request.adapter {
+        request.adapter = fetch(&request.adapter, Role::Adapter, global.offline, progress)?;
+    }
+    if request.text.is_none() {
+        return weights_alone(&request, format, progress);
+    }
     let report = inspect::run(&request, progress)?;
     progress.clear();
+    show_report(&report, &request, format)?;
+    let failure = report.adapter.iter().find_map(|report| thresholds.iter().find_map(|t| t.failure(report)));
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// The heads of a checkpoint, without a text.
+fn weights_alone(request: &InspectRequest, format: OutputFormat, progress: &mut Progress) -> Result<()> {
+    let report = inspect::inspect_weights(request, progress)?;
+    progress.clear();
+    let (mut out, table) = (Out::new(), report.table()?);
+    match format {
+        OutputFormat::Json => out.json(&serde_json::json!({
+            "title": report.header.title, "model": report.model, "heads": report.heads, "summary": report.header.summary,
+        })),
+        OutputFormat::Csv => out.text(&table.to_csv()),
+        OutputFormat::Table => {
+            out.line(&format!("{}\n", report.header.title))?;
+            report.header.summary.iter().try_for_each(|sentence| out.line(&format!("  {sentence}")))?;
+            out.line("")?;
+            out.text(&show::table(&table))?;
+            out.line(&format!("\nreport: {}", request.output.join("report.html").display()))
+        }
+    }
+}
+
+fn show_report(report: &InspectReport, request: &InspectRequest, format: OutputFormat) -> Result<()> {
     let mut out = Out::new();
-    let table = layers(&report)?;
+    let table = layers(report)?;
     match format {
         OutputFormat::Json => out.json(&serde_json::json!({
             "title": report.header.title, "model": report.model, "layers": report.layers,
-            "before_final_norm": report.before_final_norm,
-            "adapter": report.adapter, "summary": report.header.summary, "warnings": report.header.warnings,
+            "before_final_norm": report.before_final_norm, "mean_field": report.mean_field,
+            "idealised": report.idealised, "adapter": report.adapter, "summary": report.header.summary, "warnings": report.header.warnings,
         }))?,
         OutputFormat::Csv => out.text(&table.to_csv())?,
         OutputFormat::Table => {
@@ -58,11 +94,28 @@ pub(crate) fn run(args: InspectArgs, format: OutputFormat, progress: &mut Progre
                 out.line("")?;
                 out.text(&show::table(&adapter_layers(adapter)?))?;
             }
+            if let Some(idealised) = &report.idealised {
+                out.line("")?;
+                out.text(&show::table(&idealised_levels(idealised)?))?;
+                out.line(&format!("\nconfiguration: {}", request.output.join(idealised.config).display()))?;
+            }
             out.line(&format!("\nreport: {}", request.output.join("report.html").display()))?;
         }
     }
-    let failure = report.adapter.iter().find_map(|report| thresholds.iter().find_map(|t| t.failure(report)));
-    failure.map_or(Ok(()), |failure| Err(failure.into()))
+    Ok(())
+}
+
+fn idealised_levels(idealised: &Idealised) -> Result<Table> {
+    let rows = &idealised.levels;
+    let mut table = Table::new("idealised");
+    let numbers = |pick: fn(&IdealisedLevel) -> Option<f64>| Column::Float(rows.iter().map(pick).collect());
+    table.push("layer", Column::Integer(rows.iter().map(|row| i64::try_from(row.index).unwrap_or(-1)).collect()))?;
+    table.push("time of the flow", numbers(|row| Some(row.time)))?;
+    table.push("mean cosine", numbers(|row| row.mean_cosine))?;
+    table.push("of the flow", numbers(|row| row.mean_cosine_flow))?;
+    table.push("rms distance", numbers(|row| Some(row.rms_distance)))?;
+    table.push("W2", numbers(|row| row.wasserstein2))?;
+    Ok(table)
 }
 
 fn adapter_layers(report: &AdapterReport) -> Result<Table> {
@@ -82,7 +135,9 @@ fn adapter_layers(report: &AdapterReport) -> Result<Table> {
 }
 
 /// Writes logits or last hidden states.
-pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+pub(crate) fn logits(args: &LogitsArgs, global: &Global, progress: &mut Progress) -> Result<()> {
+    fetch(&args.model, Role::Model, global.offline, progress)?;
+    progress.clear();
     inspect::logits(&args.model, &args.ids, &args.output)?;
     Out::new().line(&args.output.display().to_string())
 }

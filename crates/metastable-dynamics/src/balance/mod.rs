@@ -6,7 +6,8 @@
 //! the product A B, with A tall: its A is our B, and its condition AᵀA = B Bᵀ is ours.)
 //!
 //! Reading order: [`pair`] holds two factors and measures their gap; [`projection`] moves them to the balanced manifold
-//! without changing the product; [`condition`] says what that is worth; [`gauge`] carries an optimizer's moments along;
+//! without changing the product; [`condition`] says what that is worth, [`hessian`] measures it for any loss, [`rate`] turns it
+//! into steps of descent; [`gauge`] carries an optimizer's moments along;
 //! [`alternatives`] are gentler moves; [`jacobi`] is the decomposition whose signs do not jump.
 //!
 //! # References
@@ -19,9 +20,11 @@ pub mod analysis;
 pub mod condition;
 mod core;
 pub mod gauge;
+pub mod hessian;
 pub mod jacobi;
 pub mod pair;
 pub mod projection;
+pub mod rate;
 #[cfg(test)]
 mod tests;
 mod triangle;

@@ -8,7 +8,8 @@
 //! paper's code, its counted twin), [`probability`] (what a random start guarantees); [`head_terms`] (the parts of a
 //! head's Jacobian), [`block_norm`] and [`nonnegative`] (tools), [`certificates`] (upper bounds at given tokens),
 //! [`a_priori`] (upper bounds on a ball, in logarithms); [`two_sided`] puts them together. [`worst_case`] comes
-//! near them by construction and [`ascent`] by climbing; [`explain`] says why, [`scaling`] how it grows with n.
+//! near them by construction and [`ascent`] by climbing; [`explain`] says why, [`scaling`] how it grows with n. [`capped`]
+//! adds soft caps and biases, as checkpoints have them.
 //!
 //! # References
 //! V. Castin, P. Ablin, G. Peyré, "How Smooth Is Attention?", ICML 2024, 2312.14820. What is marked \[derived\] was
@@ -17,6 +18,7 @@
 pub mod a_priori;
 pub mod ascent;
 pub mod block_norm;
+pub mod capped;
 pub mod certificates;
 pub mod explain;
 pub mod head_terms;

@@ -1,12 +1,15 @@
 //! Where every tensor of a checkpoint lies: names, shapes, types and byte ranges in mapped files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, SafeTensorError};
+use safetensors::tensor::{Dtype, SafeTensorError, TensorInfo};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::ModelError;
 use crate::gguf::Gguf;
@@ -47,22 +50,7 @@ impl Directory {
         bytes: Mmap,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<(), ModelError> {
-        let broken = |error: SafeTensorError| ModelError::Malformed {
-            path: path.into(),
-            expected: "a safetensors file",
-            found: describe(&error, bytes.len()),
-        };
-        let (length, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let start = LENGTH_BYTES + length;
-        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
-            let (first, end) = info.data_offsets;
-            let entry = Entry {
-                file: self.files.len(),
-                shape: info.shape.clone(),
-                kind: kind_of(info.dtype),
-                kind_name: info.dtype.to_string(),
-                bytes: start + first..start + end,
-            };
+        for (name, entry) in entries(path, &bytes, self.files.len())?.into_iter().filter(|(name, _)| wanted(name)) {
             self.entries.insert(name, entry);
         }
         self.files.push((path.into(), bytes));
@@ -112,7 +100,58 @@ impl Directory {
     }
 }
 
+/// The tensors of a safetensors file, which is number `file` of its checkpoint. O(header).
+///
+/// # Errors
+/// [`ModelError::Malformed`] with the reason; also for a name that is there twice, which the library lets pass.
+pub(super) fn entries(path: &Path, bytes: &[u8], file: usize) -> Result<BTreeMap<String, Entry>, ModelError> {
+    let refuse = |found: String| ModelError::Malformed { path: path.into(), expected: "a safetensors file", found };
+    let broken = |error: SafeTensorError| refuse(describe(&error, bytes.len()));
+    let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    let start = LENGTH_BYTES + length;
+    serde_json::from_slice::<UniqueNames>(&bytes[LENGTH_BYTES..start]).map_err(|error| refuse(error.to_string()))?;
+    let entry = |(name, info): (String, &TensorInfo)| {
+        let (first, end) = info.data_offsets;
+        let (kind, kind_name) = (kind_of(info.dtype), info.dtype.to_string());
+        (name, Entry { file, shape: info.shape.clone(), kind, kind_name, bytes: start + first..start + end })
+    };
+    Ok(metadata.tensors().into_iter().map(entry).collect())
+}
+
+/// A JSON object without a repeated key; its values do not matter.
+struct UniqueNames;
+
+impl<'de> Deserialize<'de> for UniqueNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = UniqueNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueNames, A::Error> {
+                let mut seen = BTreeSet::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    if seen.contains(&name) {
+                        return Err(A::Error::custom(format!("two tensors `{name}`")));
+                    }
+                    seen.insert(name);
+                }
+                Ok(UniqueNames)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
 impl Entry {
+    /// Its bytes in the file.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.bytes.clone()
+    }
+
     /// How many numbers it holds; 0 if they are no weights.
     pub(super) fn numbers(&self) -> usize {
         if self.kind.is_some() || self.kind_name == "F64" { self.shape.iter().product() } else { 0 }

@@ -44,13 +44,27 @@ pub(super) fn weights(folder: &Path) -> Result<Directory, ModelError> {
     Ok(directory)
 }
 
+/// The names of the weights files of a folder: one, or the shards of its index.
+///
+/// # Errors
+/// As [`weights`]; shards are not opened.
+pub(crate) fn weight_files(folder: &Path) -> Result<Vec<String>, ModelError> {
+    let index = folder.join(INDEX);
+    if folder.join(WEIGHTS).exists() || !index.exists() {
+        return Ok(vec![WEIGHTS.into()]);
+    }
+    let shards: BTreeSet<String> = read_index(&index)?.into_values().collect();
+    Ok(shards.into_iter().collect())
+}
+
 /// The index as written; its other keys do not matter.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn shards(folder: &Path, index: &Path) -> Result<Directory, ModelError> {
+/// The file of every tensor, each a plain name.
+fn read_index(index: &Path) -> Result<BTreeMap<String, String>, ModelError> {
     let malformed = |found: String| ModelError::Malformed {
         path: index.into(),
         expected: "a JSON object whose weight_map gives the file of every tensor",
@@ -58,13 +72,20 @@ fn shards(folder: &Path, index: &Path) -> Result<Directory, ModelError> {
     };
     let bytes = read_bounded(index, "the index of sharded weights", LARGEST_INDEX)?;
     let Index { weight_map } = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+    // A name and nothing else: no way out of the folder.
+    let is_plain =
+        |shard: &&String| matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    match weight_map.values().find(|shard| !is_plain(shard)) {
+        Some(shard) => Err(malformed(format!("the file `{shard}`, which is no plain name"))),
+        None => Ok(weight_map),
+    }
+}
+
+fn shards(folder: &Path, index: &Path) -> Result<Directory, ModelError> {
+    let weight_map = read_index(index)?;
     let shards: BTreeSet<&String> = weight_map.values().collect();
     let mut directory = Directory::empty();
     for shard in shards {
-        // A name and nothing else: no way out of the folder.
-        if !matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
-            return Err(malformed(format!("the file `{shard}`, which is no plain name")));
-        }
         let path = folder.join(shard);
         let bytes = map(&path, "a shard that model.safetensors.index.json lists")?;
         directory.add_safetensors(&path, bytes, |name| weight_map.get(name) == Some(shard))?;

@@ -21,6 +21,7 @@ use crate::mapped::map;
 use crate::names::{Naming, Parameter, Spelling};
 pub(crate) use directory::describe;
 use directory::{Directory, Entry};
+pub(crate) use folder::weight_files;
 
 /// An opened checkpoint.
 pub(crate) struct Checkpoint {
@@ -83,6 +84,30 @@ impl Checkpoint {
     pub(crate) fn tensors(&self) -> Tensors<'_> {
         Tensors { checkpoint: self }
     }
+}
+
+/// Checks a safetensors file as a checkpoint's is checked and decodes every tensor of numbers; answers how many tensors
+/// there are. O(size).
+pub(crate) fn check_safetensors(path: &Path, bytes: &[u8]) -> Result<usize, ModelError> {
+    let entries = directory::entries(path, bytes, 0)?;
+    for entry in entries.values() {
+        let _ = entry.kind.map(|kind| kind.decode(&bytes[entry.range()]).len());
+    }
+    Ok(entries.len())
+}
+
+/// Checks a GGUF file, reads the config out of it, and decodes every tensor; answers how many there are. O(size).
+pub(crate) fn check_gguf(path: &Path, bytes: &[u8]) -> Result<usize, ModelError> {
+    let gguf = Gguf::parse(bytes).map_err(|found| ModelError::Malformed {
+        path: path.into(),
+        expected: "a GGUF file",
+        found,
+    })?;
+    for tensor in &gguf.tensors {
+        let _ = tensor.kind.decode(&bytes[tensor.bytes.clone()]).len();
+    }
+    gguf_config(path, &gguf)?;
+    Ok(gguf.tensors.len())
 }
 
 /// What a path should lead to.

@@ -38,6 +38,14 @@ impl<'a> Array<'a> {
         })
     }
 
+    /// All numbers of an array of floats.
+    pub(crate) fn numbers(&self) -> Option<Vec<f64>> {
+        self.values(|value| match value {
+            Value::Float(number) => Some(number),
+            _ => None,
+        })
+    }
+
     /// All numbers of an array of integers.
     pub(crate) fn integers(&self) -> Option<Vec<i64>> {
         self.values(|value| match value {
@@ -73,6 +81,28 @@ impl<'a> Metadata<'a> {
             }
         }
         Ok(Self { entries })
+    }
+
+    /// `organisation/name` of the checkpoint that the file was made of.
+    ///
+    /// # References
+    /// `docs/gguf.md` of ggml, "General metadata": source and base_model keys \[2nd\].
+    pub(crate) fn origin(&self) -> Option<String> {
+        const KEYS: [&str; 5] = [
+            "general.source.huggingface.repository",
+            "general.source.repo_url",
+            "general.source.url",
+            "general.base_model.0.repo_url",
+            "general.repo_url",
+        ];
+        KEYS.iter().filter_map(|key| self.text(key)).find_map(|text| {
+            let name = text.strip_prefix("https://huggingface.co/").unwrap_or(text).trim_end_matches('/');
+            let is_part = |part: &str| {
+                let plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+                plain && !part.is_empty() && !part.starts_with('.') && part.len() <= 96
+            };
+            (name.split('/').count() == 2 && name.split('/').all(is_part)).then(|| name.to_owned())
+        })
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Value<'a>> {

@@ -6,76 +6,43 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::adapter::{Adapter, LoraModule, ModuleKind};
+use super::adapter::{Adapter, LoraModule, ModuleKind, WholeTensor};
 use super::attach::module_name;
 use super::tensor_file::{Entry, NewTensor, TensorFile, f32_bytes, write};
+use crate::checkpoint::weight_files;
 use crate::config::{Config, OutputHead};
 use crate::error::ModelError;
 use crate::names::{Parameter, spellings};
 
-/// The weights of a merged model.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Merged {
-    /// The bytes of model.safetensors.
-    pub tensors: Vec<u8>,
-    /// Modules merged.
-    pub modules: usize,
-    /// The name of the type changed weights were written in, such as `F16`: rounding to it is the error of a merge.
-    pub dtypes: Vec<String>,
-    /// What was left aside, in words.
-    pub notes: Vec<String>,
+/// A merge whose names, types and shapes fit, made file by file: a sharded base never has to fit into memory.
+#[derive(Debug)]
+pub struct Merging<'a> {
+    adapter: &'a Adapter,
+    files: Vec<(String, TensorFile)>,
+    names: (String, String),
+    dtypes: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Adapter {
-    /// Merges the adapter into the weights of a model folder: W + scale·B A under the names, types and orientations of
-    /// the base's file, in product space; DoRA, biases and whole tensors included. O(size of the model).
+    /// Prepares a merge into the weights of a model folder, one safetensors file or shards: W + scale·B A under the
+    /// names, types and orientations of the base's files, in product space; DoRA, biases and whole tensors included.
+    /// O(headers).
     ///
     /// # Errors
     /// [`ModelError::AdapterMismatch`] for a module without a tensor of its shape, or one on a tied table, where the
     /// merge would change both ends of the model.
-    pub fn merged_into(&self, folder: &Path) -> Result<Merged, ModelError> {
+    pub fn merging(&self, folder: &Path) -> Result<Merging<'_>, ModelError> {
         let config = Config::read(&folder.join("config.json"))?;
-        let file = TensorFile::read(&folder.join("model.safetensors"))?;
-        let names = prefixes(&file, self)?;
+        let files = weight_files(folder)?
+            .into_iter()
+            .map(|name| Ok((name.clone(), TensorFile::read(&folder.join(&name))?)))
+            .collect::<Result<Vec<_>, ModelError>>()?;
         self.refuse_ties(&config)?;
-        let mut changed: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        let mut notes = Vec::new();
-        for tensor in self.whole_tensors() {
-            let name = tensor.name.replace(".base_layer.", ".");
-            match find(&file, &names, &name) {
-                Some(entry) if entry.shape == tensor.shape => {
-                    drop(changed.insert(entry.name.clone(), tensor.values.clone()))
-                }
-                Some(entry) => {
-                    return Err(mismatch(&name, format!("{:?}", entry.shape), format!("{:?}", tensor.shape)));
-                }
-                None => notes.push(format!("`{name}` has no place in the base model's file: left out")),
-            }
-        }
-        for module in self.modules() {
-            merge_module(module, &file, &names, &mut changed)?;
-        }
-        let mut dtypes: Vec<String> =
-            file.entries().iter().filter(|e| changed.contains_key(&e.name)).map(|e| e.dtype.to_string()).collect();
-        dtypes.sort();
-        dtypes.dedup();
-        let bytes: BTreeMap<&str, Vec<u8>> = file
-            .entries()
-            .iter()
-            .filter_map(|entry| Some((entry.name.as_str(), encode(entry.dtype, changed.get(&entry.name)?))))
-            .collect();
-        let tensors: Vec<NewTensor<'_>> = file
-            .entries()
-            .iter()
-            .map(|entry| NewTensor {
-                name: &entry.name,
-                dtype: entry.dtype,
-                shape: &entry.shape,
-                bytes: bytes.get(entry.name.as_str()).map_or_else(|| file.data(entry), Vec::as_slice),
-            })
-            .collect();
-        Ok(Merged { tensors: write(file.metadata(), &tensors), modules: self.modules().len(), dtypes, notes })
+        let mut merging =
+            Merging { names: prefixes(&files, self)?, adapter: self, files, dtypes: Vec::new(), notes: Vec::new() };
+        merging.check()?;
+        Ok(merging)
     }
 
     /// A merge into a tied table would change the embedding and the output together, which the adapter does not.
@@ -94,11 +61,128 @@ impl Adapter {
     }
 }
 
+impl Merging<'_> {
+    /// The names of the files, all of which [`Merging::bytes`] makes.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Modules merged.
+    pub fn modules(&self) -> usize {
+        self.adapter.modules().len()
+    }
+
+    /// The names of the types that changed weights are written in, such as `F16`: rounding to it is the error of a
+    /// merge.
+    pub fn dtypes(&self) -> &[String] {
+        &self.dtypes
+    }
+
+    /// What is left aside, in words.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Every change has its tensor, of its shape.
+    fn check(&mut self) -> Result<(), ModelError> {
+        let mut dtypes = std::collections::BTreeSet::new();
+        for tensor in self.adapter.whole_tensors() {
+            let name = whole_name(tensor);
+            match self.find(&name) {
+                Some(entry) if entry.shape == tensor.shape => {
+                    dtypes.insert(entry.dtype.to_string());
+                }
+                Some(entry) => {
+                    return Err(mismatch(&name, format!("{:?}", entry.shape), format!("{:?}", tensor.shape)));
+                }
+                None => self.notes.push(format!("`{name}` has no place in the base model's file: left out")),
+            }
+        }
+        for module in self.adapter.modules() {
+            let absent = |what: &str| mismatch(&module.name, format!("{what} of the base model"), "none".into());
+            let weight = self.find(&format!("{}.weight", module.name)).ok_or_else(|| absent("a tensor"))?;
+            let expected = stored_shape(module);
+            if weight.shape != expected || matches!(module.kind, ModuleKind::Convolution(_)) {
+                return Err(mismatch(&module.name, format!("{expected:?}"), format!("{:?}", weight.shape)));
+            }
+            dtypes.insert(weight.dtype.to_string());
+            if let Some(update) = &module.bias {
+                let bias = self.find(&format!("{}.bias", module.name)).ok_or_else(|| absent("a bias"))?;
+                if bias.shape != [update.len()] {
+                    let found = update.len().to_string();
+                    return Err(mismatch(&module.name, format!("a bias of {:?}", bias.shape), found));
+                }
+                dtypes.insert(bias.dtype.to_string());
+            }
+        }
+        self.dtypes = dtypes.into_iter().collect();
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<&Entry> {
+        self.files.iter().find_map(|(_, file)| find(file, &self.names, name))
+    }
+
+    /// The bytes of a file after the merge. O(file).
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterMismatch`] if a tensor is of a type that cannot be changed.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let Some((_, file)) = self.files.iter().find(|(file, _)| file == name) else {
+            return Err(ModelError::input("file", "one of the merge's files", name));
+        };
+        let mut changed: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        for tensor in self.adapter.whole_tensors() {
+            if let Some(entry) = find(file, &self.names, &whole_name(tensor)) {
+                changed.insert(entry.name.clone(), tensor.values.clone());
+            }
+        }
+        for module in self.adapter.modules() {
+            merge_module(module, file, &self.names, &mut changed)?;
+            merge_bias(module, file, &self.names, &mut changed)?;
+        }
+        let mut bytes: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for entry in file.entries() {
+            if let Some(values) = changed.get(&entry.name) {
+                bytes.insert(&entry.name, encode(entry.dtype, values));
+            }
+        }
+        let tensors: Vec<NewTensor<'_>> = file
+            .entries()
+            .iter()
+            .map(|entry| NewTensor {
+                name: &entry.name,
+                dtype: entry.dtype,
+                shape: &entry.shape,
+                bytes: bytes.get(entry.name.as_str()).map_or_else(|| file.data(entry), Vec::as_slice),
+            })
+            .collect();
+        Ok(write(file.metadata(), &tensors))
+    }
+}
+
+/// The name in the base model of a tensor that replaces one of its.
+fn whole_name(tensor: &WholeTensor) -> String {
+    tensor.name.replace(".base_layer.", ".")
+}
+
+/// Conv1D and tables of tokens hold the transpose; a square matrix is settled by the name: only GPT-2 has `c_proj`.
+fn is_transposed(module: &LoraModule) -> bool {
+    let conv1d = module.name.rsplit('.').next().is_some_and(|part| ["c_attn", "c_proj", "c_fc"].contains(&part));
+    conv1d || module.kind == ModuleKind::Embedding
+}
+
+fn stored_shape(module: &LoraModule) -> [usize; 2] {
+    let [out, inputs] = module.shape();
+    if is_transposed(module) { [inputs, out] } else { [out, inputs] }
+}
+
 /// What the names of the adapter have in front that the file's lack, or the reverse: (to strip, to add).
-fn prefixes(file: &TensorFile, adapter: &Adapter) -> Result<(String, String), ModelError> {
+fn prefixes(files: &[(String, TensorFile)], adapter: &Adapter) -> Result<(String, String), ModelError> {
     let Some(module) = adapter.modules().first() else { return Ok(Default::default()) };
     let weight = format!("{}.weight", module.name);
-    let has = |name: &str| file.entries().iter().any(|entry| entry.name == name);
+    let entries = || files.iter().flat_map(|(_, file)| file.entries());
+    let has = |name: &str| entries().any(|entry| entry.name == name);
     if has(&weight) {
         return Ok(Default::default());
     }
@@ -107,7 +191,7 @@ fn prefixes(file: &TensorFile, adapter: &Adapter) -> Result<(String, String), Mo
     {
         return Ok((format!("{first}."), String::new()));
     }
-    let longer = file.entries().iter().find_map(|entry| entry.name.strip_suffix(&format!(".{weight}")));
+    let longer = entries().find_map(|entry| entry.name.strip_suffix(&format!(".{weight}")));
     match longer {
         Some(prefix) if !prefix.contains('.') => Ok((String::new(), format!("{prefix}."))),
         _ => Err(mismatch(&module.name, "a tensor of the base model".into(), "none of that name".into())),
@@ -125,16 +209,8 @@ fn merge_module(
     names: &(String, String),
     changed: &mut BTreeMap<String, Vec<f32>>,
 ) -> Result<(), ModelError> {
-    let absent = || mismatch(&module.name, "a tensor of the base model".into(), "none of that name".into());
-    let entry = find(file, names, &format!("{}.weight", module.name)).ok_or_else(absent)?;
-    let [out, inputs] = module.shape();
-    // Conv1D and tables of tokens hold the transpose; a square matrix is settled by the name: only GPT-2 has `c_proj`.
-    let conv1d = module.name.rsplit('.').next().is_some_and(|part| ["c_attn", "c_proj", "c_fc"].contains(&part));
-    let transposed = conv1d || module.kind == ModuleKind::Embedding;
-    let expected = if transposed { vec![inputs, out] } else { vec![out, inputs] };
-    if entry.shape != expected || matches!(module.kind, ModuleKind::Convolution(_)) {
-        return Err(mismatch(&module.name, format!("{expected:?}"), format!("{:?}", entry.shape)));
-    }
+    let Some(entry) = find(file, names, &format!("{}.weight", module.name)) else { return Ok(()) };
+    let ([out, inputs], transposed) = (module.shape(), is_transposed(module));
     let mut weight = match changed.remove(&entry.name) {
         Some(values) => values,
         None => file.values(entry).map_err(|found| mismatch(&module.name, "floating-point weights".into(), found))?,
@@ -154,7 +230,7 @@ fn merge_module(
         row.iter().enumerate().for_each(|(j, w)| weight[at(i, j)] = *w as f32);
     }
     changed.insert(entry.name.clone(), weight);
-    merge_bias(module, file, names, changed)
+    Ok(())
 }
 
 fn merge_bias(
@@ -164,15 +240,11 @@ fn merge_bias(
     changed: &mut BTreeMap<String, Vec<f32>>,
 ) -> Result<(), ModelError> {
     let Some(update) = &module.bias else { return Ok(()) };
-    let absent = || mismatch(&module.name, "a bias in the base model to add to".into(), "none".into());
-    let entry = find(file, names, &format!("{}.bias", module.name)).ok_or_else(absent)?;
+    let Some(entry) = find(file, names, &format!("{}.bias", module.name)) else { return Ok(()) };
     let mut bias = match changed.remove(&entry.name) {
         Some(values) => values,
         None => file.values(entry).map_err(|found| mismatch(&module.name, "a floating-point bias".into(), found))?,
     };
-    if bias.len() != update.len() {
-        return Err(mismatch(&module.name, format!("a bias of {}", bias.len()), update.len().to_string()));
-    }
     bias.iter_mut().zip(update).for_each(|(b, u)| *b = (f64::from(*b) + module.scale * f64::from(*u)) as f32);
     changed.insert(entry.name.clone(), bias);
     Ok(())

@@ -24,11 +24,19 @@ mod spectrum;
 mod tensor_file;
 mod write;
 
+use crate::error::ModelError;
+
 pub use adapter::{Adapter, Factor, Layout, LoraModule, ModuleKind, Strictness, Survey, WholeTensor};
 pub use attach::Adapted;
 pub use finding::{Code, Finding, Severity};
 pub use intruder::{IntruderRule, LeadingDirection};
-pub use merge::Merged;
+pub use merge::Merging;
 pub use rebalance::{Rebalanced, RebalancedModule, UNDO_FILE};
 pub use spectrum::{ModuleSpectrum, Status};
 pub use write::PeftFiles;
+
+/// Judges the bytes of adapter_config.json and adapter_model.safetensors; `folder` is for messages.
+pub(crate) fn survey_of_bytes(folder: &std::path::Path, config: &[u8], weights: &[u8]) -> Result<Survey, ModelError> {
+    let path = folder.join(PeftFiles::WEIGHTS);
+    peft::judge(folder, config.to_vec(), || tensor_file::TensorFile::parse(&path, weights.to_vec()))
+}

@@ -36,21 +36,35 @@ const EMBEDDINGS: [&str; 6] = ["embed_tokens", "lm_head", "wte", "word_embedding
 
 /// Reads and judges PEFT's two files.
 pub(super) fn survey(folder: &Path, config: Vec<u8>, weights: &Path) -> Result<Survey, ModelError> {
+    judge(folder, config, || TensorFile::read(weights))
+}
+
+/// Judges a config and, if it is sound, the weights that `file` gives.
+pub(super) fn judge(
+    folder: &Path,
+    config: Vec<u8>,
+    file: impl FnOnce() -> Result<TensorFile, ModelError>,
+) -> Result<Survey, ModelError> {
     let mut findings = Vec::new();
     let settings = Settings::parse(&folder.join(super::locate::CONFIG), &config, &mut findings)?;
-    let file = TensorFile::read(weights)?;
-    let values: Vec<Result<Vec<f32>, String>> = file.entries().par_iter().map(|entry| file.values(entry)).collect();
+    let file = file()?;
+    let read = |entry: &Entry| {
+        let values = file.values(entry)?;
+        let wrong = values.iter().position(|value| !value.is_finite());
+        Ok((values, wrong))
+    };
+    let values: Vec<Result<(Vec<f32>, Option<usize>), String>> = file.entries().par_iter().map(read).collect();
     let mut assembly = Assembly::default();
     let mut whole = BTreeMap::new();
     for (entry, values) in file.entries().iter().zip(values) {
-        let values = match values {
+        let (values, wrong) = match values {
             Ok(values) => values,
             Err(message) => {
                 findings.push(Finding::error(Code::Dtype, &entry.name, message));
                 continue;
             }
         };
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        if let Some(index) = wrong {
             let message = format!("expected finite numbers, found {} at entry {index}", values[index]);
             findings.push(Finding::error(Code::NotFinite, &entry.name, message));
             continue;

@@ -1,15 +1,16 @@
-//! A small safetensors file held whole: read with every check, written back with every byte where it was.
+//! The safetensors file of an adapter, mapped: read with every check, written back with every byte where it was.
 //!
 //! The `safetensors` crate checks sizes, types and that the byte ranges tile the file. It keeps names in a hash map,
 //! which forgets their order and lets a repeated name win silently; both matter for adapters, so the header is read a
 //! second time here, as the ordered list it is.
 
 use std::fmt;
-use std::fs;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::describe;
 use crate::error::ModelError;
+use crate::mapped::map;
 
 /// A JSON object as the ordered list of its entries; a repeated key is an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,11 +62,35 @@ pub(super) struct Entry {
     range: Range<usize>,
 }
 
-/// A safetensors file in memory.
+/// The bytes of a file: mapped, or of somebody who has them already.
+#[derive(Debug, Clone)]
+enum Bytes {
+    Mapped(Arc<Mmap>),
+    Owned(Arc<Vec<u8>>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+/// A safetensors file whose header was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TensorFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     metadata: Vec<(String, Value)>,
     entries: Vec<Entry>,
 }
@@ -85,17 +111,12 @@ const METADATA: &str = "__metadata__";
 const ALIGNMENT: usize = 8;
 
 impl TensorFile {
-    /// Reads and checks a file. O(size).
+    /// Maps and checks a file. O(header).
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::Unreadable`], [`ModelError::Malformed`].
     pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
-        let reading = |error| ModelError::reading(path, "the weights of an adapter", error);
-        if !fs::metadata(path).map_err(reading)?.is_file() {
-            let found = "something that is no regular file".into();
-            return Err(ModelError::Malformed { path: path.into(), expected: "a safetensors file", found });
-        }
-        Self::parse(path, fs::read(path).map_err(reading)?)
+        Self::of(path, Bytes::Mapped(Arc::new(map(path, "the weights of an adapter")?)))
     }
 
     /// Checks the bytes of a file; `path` is for messages.
@@ -103,6 +124,10 @@ impl TensorFile {
     /// # Errors
     /// [`ModelError::Malformed`].
     pub(super) fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, ModelError> {
+        Self::of(path, Bytes::Owned(Arc::new(bytes)))
+    }
+
+    fn of(path: &Path, bytes: Bytes) -> Result<Self, ModelError> {
         let refuse = |found: String| ModelError::Malformed { path: path.into(), expected: "a safetensors file", found };
         SafeTensors::deserialize(&bytes).map_err(|error| refuse(describe(&error, bytes.len())))?;
         // The library has checked that the first eight bytes and the header lie in the file.
@@ -110,19 +135,18 @@ impl TensorFile {
         let start = 8 + length;
         let header: Entries =
             serde_json::from_slice(&bytes[8..start]).map_err(|error| refuse(format!("a header with {error}")))?;
-        let mut file = Self { path: path.into(), metadata: Vec::new(), entries: Vec::new(), bytes: Vec::new() };
+        let (mut metadata, mut tensors) = (Vec::new(), Vec::new());
         for (name, value) in header.0 {
             if name == METADATA {
                 let entries: Entries = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
-                file.metadata = entries.0;
+                metadata = entries.0;
                 continue;
             }
             let info: TensorInfo = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            file.entries.push(Entry { name, dtype: info.dtype, shape: info.shape, range });
+            tensors.push(Entry { name, dtype: info.dtype, shape: info.shape, range });
         }
-        file.bytes = bytes;
-        Ok(file)
+        Ok(Self { path: path.into(), bytes, metadata, entries: tensors })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -1,6 +1,9 @@
 //! The tokenizer inside a GGUF file, as the tokenizer.json that it was made of.
 //!
-//! Byte-level BPE (`tokenizer.ggml.model = gpt2`) with the splits that SmolLM, GPT-2, Llama 3 and Qwen 2 use.
+//! Byte-level BPE (`tokenizer.ggml.model = gpt2`) with the splits that SmolLM, GPT-2, Llama 3 and Qwen 2 use, and
+//! SentencePiece's BPE (`llama`) of Llama 1 and 2, TinyLlama and Mistral.
+
+mod sentencepiece;
 
 use serde_json::{Map, Value, json};
 
@@ -19,12 +22,23 @@ const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 const QWEN2_SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A tokenizer.json; otherwise what the metadata lacks: (expected, found).
-pub(super) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, (&'static str, String)> {
-    let found = |key: &str| metadata.text(key).unwrap_or("none").to_owned();
-    if metadata.text("tokenizer.ggml.model") != Some("gpt2") {
-        return Err(("tokenizer.ggml.model = gpt2 (byte-level BPE)", found("tokenizer.ggml.model")));
+/// What the metadata lacks: (expected, found).
+type Lacks = (&'static str, String);
+
+/// A tokenizer.json; otherwise what the metadata lacks.
+pub(super) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, Lacks> {
+    match metadata.text("tokenizer.ggml.model") {
+        Some("gpt2") => byte_level_json(metadata),
+        Some("llama") => sentencepiece_json(metadata),
+        other => {
+            let expected = "tokenizer.ggml.model = gpt2 (byte-level BPE) or llama (SentencePiece)";
+            Err((expected, other.unwrap_or("none").into()))
+        }
     }
+}
+
+fn byte_level_json(metadata: &Metadata<'_>) -> Result<Value, Lacks> {
+    let found = |key: &str| metadata.text(key).unwrap_or("none").to_owned();
     let (normalizer, splits) = match metadata.text("tokenizer.ggml.pre").unwrap_or("default") {
         "smollm" => (Value::Null, json!([{"type": "Digits", "individual_digits": true}, byte_level(true)])),
         "gpt-2" | "gpt2" | "default" => (Value::Null, json!([byte_level(true)])),
@@ -32,25 +46,15 @@ pub(super) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, (&'static
         "qwen2" => (json!({"type": "NFC"}), json!([split(QWEN2_SPLIT), byte_level(false)])),
         _ => return Err(("tokenizer.ggml.pre = smollm, gpt-2, llama-bpe or qwen2", found("tokenizer.ggml.pre"))),
     };
-    let texts = |key| metadata.array(key).and_then(|array| array.texts());
-    let tokens = texts("tokenizer.ggml.tokens").ok_or(("strings at tokenizer.ggml.tokens", "none".to_owned()))?;
-    let merges = texts("tokenizer.ggml.merges").ok_or(("strings at tokenizer.ggml.merges", "none".to_owned()))?;
-    let types = metadata.array("tokenizer.ggml.token_type").and_then(|array| array.integers()).unwrap_or_default();
-    let vocab: Map<String, Value> =
-        tokens.iter().enumerate().map(|(id, token)| (String::from(*token), json!(id))).collect();
-    if vocab.len() < tokens.len() {
-        return Err(("tokenizer.ggml.tokens without repetition", format!("{} equal ones", tokens.len() - vocab.len())));
-    }
-    let added: Vec<Value> = (tokens.iter().zip(&types).enumerate())
-        .filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED))
-        .map(|(id, (token, kind))| added_token(id, token, *kind == CONTROL))
-        .collect();
+    let (tokens, vocab) = vocabulary(metadata)?;
+    let merges = metadata.array("tokenizer.ggml.merges").and_then(|array| array.texts());
+    let merges = merges.ok_or(("strings at tokenizer.ggml.merges", "none".to_owned()))?;
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added,
+        "added_tokens": added_tokens(metadata, &tokens),
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
-        "post_processor": begin(metadata, &tokens),
+        "post_processor": begin(metadata, &tokens, false),
         "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -58,6 +62,41 @@ pub(super) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, (&'static
             "vocab": vocab, "merges": merges,
         },
     }))
+}
+
+fn sentencepiece_json(metadata: &Metadata<'_>) -> Result<Value, Lacks> {
+    let (tokens, vocab) = vocabulary(metadata)?;
+    let sentencepiece::Parts { model, normalizer, decoder } = sentencepiece::parts(metadata, vocab, &tokens)?;
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added_tokens(metadata, &tokens),
+        "normalizer": normalizer,
+        "pre_tokenizer": null,
+        "post_processor": begin(metadata, &tokens, true),
+        "decoder": decoder,
+        "model": model,
+    }))
+}
+
+/// The tokens in order, and their ids.
+fn vocabulary<'a>(metadata: &Metadata<'a>) -> Result<(Vec<&'a str>, Map<String, Value>), Lacks> {
+    let tokens = metadata.array("tokenizer.ggml.tokens").and_then(|array| array.texts());
+    let tokens = tokens.ok_or(("strings at tokenizer.ggml.tokens", "none".to_owned()))?;
+    let vocab: Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| (String::from(*token), json!(id))).collect();
+    if vocab.len() < tokens.len() {
+        return Err(("tokenizer.ggml.tokens without repetition", format!("{} equal ones", tokens.len() - vocab.len())));
+    }
+    Ok((tokens, vocab))
+}
+
+/// Tokens that are found in a text before it is cut.
+fn added_tokens(metadata: &Metadata<'_>, tokens: &[&str]) -> Vec<Value> {
+    let types = metadata.array("tokenizer.ggml.token_type").and_then(|array| array.integers()).unwrap_or_default();
+    (tokens.iter().zip(&types).enumerate())
+        .filter(|(_, (token, kind))| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty())
+        .map(|(id, (token, kind))| added_token(id, token, *kind == CONTROL))
+        .collect()
 }
 
 fn byte_level(use_regex: bool) -> Value {
@@ -75,11 +114,11 @@ fn added_token(id: usize, token: &str, special: bool) -> Value {
     })
 }
 
-/// The first token that some models put before every text.
-fn begin(metadata: &Metadata<'_>, tokens: &[&str]) -> Value {
+/// The first token that some models put before every text; `usual` where the file does not say.
+fn begin(metadata: &Metadata<'_>, tokens: &[&str], usual: bool) -> Value {
     let id = metadata.integer("tokenizer.ggml.bos_token_id").filter(|id| *id < tokens.len() as u64);
-    match (metadata.flag("tokenizer.ggml.add_bos_token"), id) {
-        (Some(true), Some(id)) => {
+    match (metadata.flag("tokenizer.ggml.add_bos_token").unwrap_or(usual), id) {
+        (true, Some(id)) => {
             let token = tokens[id as usize];
             json!({
                 "type": "TemplateProcessing",

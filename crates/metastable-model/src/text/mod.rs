@@ -51,16 +51,21 @@ impl Text {
     /// Reads the tokenizer inside a GGUF file, for a model of `vocab` token embeddings.
     ///
     /// # Errors
-    /// As [`Text::open`]; [`ModelError::Malformed`] if the file has none, or one of another kind than byte-level BPE.
+    /// As [`Text::open`]; [`ModelError::Malformed`] if the file has none, or one of another kind than BPE.
     pub fn open_gguf(path: &Path, vocab: usize) -> Result<Self, ModelError> {
+        Self::from_gguf_bytes(path, &map(path, "a GGUF file")?, vocab)
+    }
+
+    /// The same for the bytes of a GGUF file; `path` is for messages.
+    pub(crate) fn from_gguf_bytes(path: &Path, bytes: &[u8], vocab: usize) -> Result<Self, ModelError> {
         let malformed = |expected, found| ModelError::Malformed { path: path.into(), expected, found };
-        let bytes = map(path, "a GGUF file")?;
-        let gguf = Gguf::parse(&bytes).map_err(|found| malformed("a GGUF file", found))?;
+        let gguf = Gguf::parse(bytes).map_err(|found| malformed("a GGUF file", found))?;
         let json = gguf::tokenizer_json(&gguf.metadata).map_err(|(expected, found)| malformed(expected, found))?;
         Self::from_bytes(path, json.to_string().as_bytes(), vocab)
     }
 
-    fn from_bytes(path: &Path, bytes: &[u8], vocab: usize) -> Result<Self, ModelError> {
+    /// The same for the bytes of a tokenizer.json; `path` is for messages.
+    pub(crate) fn from_bytes(path: &Path, bytes: &[u8], vocab: usize) -> Result<Self, ModelError> {
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Malformed {
             path: path.into(),
             expected: "a tokenizer of the `tokenizers` library",

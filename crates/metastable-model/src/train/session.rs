@@ -274,7 +274,8 @@ impl Session {
         Ok(())
     }
 
-    /// The adapter as PEFT stores it, with the trained head beside it; `base` is the name of the model.
+    /// The adapter as PEFT stores it, with the trained head beside it; `base` is the name of the model. Of a GGUF
+    /// file, which PEFT cannot load, the files name the checkpoint that it was made of instead, or none.
     ///
     /// # Errors
     /// [`ModelError::Input`] if a factor cannot be stored.
@@ -287,7 +288,8 @@ impl Session {
             Task::Classification(_) => Some("SEQ_CLS"),
             Task::MaskedLm => None,
         };
-        Ok(Adapter::from_modules(modules, whole, rslora, Some(base), task))
+        let base = self.model.name_for_peft(base);
+        Ok(Adapter::from_modules(modules, whole, rslora, base.as_deref(), task))
     }
 
     fn values(&self) -> Result<Vec<ModuleValues<f32>>, ModelError> {

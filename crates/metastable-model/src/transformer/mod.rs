@@ -14,6 +14,7 @@ pub(crate) mod norm;
 mod parts;
 pub(crate) mod reverse;
 pub(crate) mod rotation;
+pub(crate) mod surrogate;
 
 use crate::checkpoint::Tensors;
 use crate::config::{Config, NormPlace, OutputHead, Position};
@@ -86,10 +87,7 @@ impl Transformer {
             _ => Output::None,
         };
         let heads = Heads::load(tensors, config)?;
-        let rotary_divisors = match tensors.has(Parameter::RotaryDivisors) {
-            true => Some(tensors.take(Parameter::RotaryDivisors, &[config.head_dim / 2])?),
-            false => None,
-        };
+        let rotary_divisors = rotary_divisors(tensors, config)?;
         Ok(Self { config: config.clone(), embedding, blocks, final_norm, rotary_divisors, output, heads })
     }
 
@@ -108,6 +106,11 @@ impl Transformer {
     /// The block that layer `layer` applies.
     pub(crate) fn block(&self, layer: usize) -> &Block {
         &self.blocks[self.config.block_of(layer)]
+    }
+
+    /// Divisors of the frequencies of rotary positions, where the file brings them.
+    pub(crate) fn rotary_divisors(&self) -> Option<&[f32]> {
+        self.rotary_divisors.as_deref()
     }
 
     /// The rotations of a text of n tokens, where the family has them.
@@ -163,4 +166,13 @@ impl Transformer {
         sum.iter_mut().for_each(|sum| *sum *= share);
         sum
     }
+}
+
+/// Divisors of the frequencies of rotary positions [head_dim/2], where a file brings its own.
+///
+/// # Errors
+/// [`ModelError::Tensor`].
+pub(crate) fn rotary_divisors(tensors: &Tensors<'_>, config: &Config) -> Result<Option<Vec<f32>>, ModelError> {
+    let is_there = tensors.has(Parameter::RotaryDivisors);
+    is_there.then(|| tensors.take(Parameter::RotaryDivisors, &[config.head_dim / 2])).transpose()
 }

@@ -38,6 +38,12 @@ impl Norm {
         Ok(Self { kind, gain, bias, epsilon })
     }
 
+    /// A norm of its numbers.
+    #[cfg(test)]
+    pub(crate) fn from_parts(kind: NormKind, gain: Vec<f32>, bias: Vec<f32>, epsilon: f64) -> Self {
+        Self { kind, gain, bias, epsilon }
+    }
+
     /// The factors of the normalised entries.
     pub(crate) fn gain(&self) -> &[f32] {
         &self.gain

@@ -120,7 +120,10 @@ fn an_adapter_of_another_model_is_refused_by_name() {
 fn write_merged(adapter: &Adapter, from: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
-    fs::write(folder.path().join("model.safetensors"), adapter.merged_into(from).unwrap().tensors).unwrap();
+    let merging = adapter.merging(from).unwrap();
+    for file in merging.files() {
+        fs::write(folder.path().join(file), merging.bytes(file).unwrap()).unwrap();
+    }
     folder
 }
 
@@ -129,7 +132,7 @@ fn merged_files_compute_what_base_and_adapter_compute() {
     for (case, name) in CASES {
         let (golden, from) = (golden(case), stored(&format!("fixtures/{name}")));
         if case == "llama-embedding" {
-            let error = adapter(case).merged_into(&from).unwrap_err().to_string();
+            let error = adapter(case).merging(&from).unwrap_err().to_string();
             assert!(error.contains("expected a table of its own, found one tied"), "{error}");
             continue;
         }

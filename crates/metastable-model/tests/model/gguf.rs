@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use metastable_model::{Input, Model, Weights};
+use metastable_model::{Input, Model, Text, Weights};
 
 use crate::families::relative;
 use crate::golden::Golden;
@@ -47,6 +47,31 @@ fn the_embedded_tokenizer_gives_the_ids_of_the_tokenizer_it_was_made_of() {
     assert_eq!(embedded.vocabulary(), original.vocabulary());
 }
 
+/// A SentencePiece model of 400 pieces; golden/spm.json says how the ids were made.
+#[test]
+fn a_sentencepiece_vocabulary_gives_the_ids_of_the_reference_libraries() {
+    let file = fixture().with_file_name("spm.gguf");
+    let text = Text::open_gguf(&file, 400).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/spm.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    let mut agreed = 0;
+    for case in cases {
+        let words = case["text"].as_str().unwrap();
+        let encoded = text.encode(words).unwrap();
+        assert_eq!(serde_json::json!(encoded.ids), case["transformers"], "{words:?}");
+        // Where nothing in the text is a token of its own, `transformers` and SentencePiece are of one mind.
+        if !words.contains('<') {
+            assert_eq!(case["transformers"], case["sentencepiece"], "{words:?}");
+            assert_eq!(text.decode(&encoded.ids).unwrap(), words, "{words:?}");
+            agreed += 1;
+        }
+        assert!(encoded.special[0], "<s> begins");
+    }
+    assert!(agreed >= 6 && cases.len() == 8);
+    // One embedding fewer than pieces: another model's tokenizer.
+    assert!(matches!(Text::open_gguf(&file, 399), Err(metastable_model::ModelError::TokenizerMismatch { .. })));
+}
+
 #[test]
 fn weights_left_in_their_files_give_the_heads_of_the_model() {
     let (weights, model) = (Weights::open(&fixture()).unwrap(), Model::open(&fixture()).unwrap());
@@ -77,4 +102,33 @@ fn queries_of_a_gguf_file_are_those_of_the_folder_up_to_quantisation() {
             }
         }
     }
+}
+
+/// A GGUF file of one text entry and nothing else.
+fn with_entry(key: &str, value: &str) -> tempfile::NamedTempFile {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut bytes = std::fs::read(fixture()).unwrap();
+    let entries = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+    bytes[16..24].copy_from_slice(&(entries + 1).to_le_bytes());
+    let entry = [text(key), 8_u32.to_le_bytes().to_vec(), text(value)].concat();
+    // Tensors begin at a multiple of 32 bytes: spaces in the value keep them where they are.
+    let room = entry.len().next_multiple_of(32) - entry.len();
+    let entry = [text(key), 8_u32.to_le_bytes().to_vec(), text(&format!("{value}{}", "/".repeat(room)))].concat();
+    bytes.splice(24..24, entry);
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_gguf_file_names_the_checkpoint_it_was_made_of_only_where_it_says_so() {
+    let origin = |key: &str, value: &str| Weights::open(with_entry(key, value).path()).unwrap().made_from();
+    let name = Some("HuggingFaceTB/SmolLM2-135M".to_owned());
+    assert_eq!(origin("general.source.repo_url", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M"), name);
+    assert_eq!(origin("general.base_model.0.repo_url", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M"), name);
+    assert_eq!(origin("general.source.url", "https://elsewhere.org/a/b"), None);
+    assert_eq!(origin("general.source.url", "../../etc"), None);
+    assert_eq!(Weights::open(&fixture()).unwrap().made_from(), None);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+    assert_eq!(Weights::open(&folder).unwrap().made_from(), None);
 }

@@ -21,6 +21,11 @@ impl Golden {
         data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
+    pub(crate) fn doubles(&self, name: &str) -> Vec<f64> {
+        let data = self.file.tensor(name).unwrap().data();
+        data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
     pub(crate) fn integers(&self, name: &str) -> Vec<u32> {
         let data = self.file.tensor(name).unwrap().data();
         data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()

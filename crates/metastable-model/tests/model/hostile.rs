@@ -54,6 +54,12 @@ fn headers_that_are_no_tensor_list_are_refused() {
 }
 
 #[test]
+fn a_tensor_that_is_there_twice_is_refused_although_the_library_lets_it_pass() {
+    let entry = r#""x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    with_header(format!("{{{entry},{entry}}}").as_bytes(), 4, "two tensors `x`");
+}
+
+#[test]
 fn offsets_that_do_not_tile_the_file_are_refused() {
     let pair = |first: [u64; 2], second: [u64; 2]| {
         json!({

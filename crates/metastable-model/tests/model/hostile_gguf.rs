@@ -156,6 +156,10 @@ fn a_gguf_file_without_a_tokenizer_says_what_it_lacks() {
     fs::write(&path, Gguf::new(0, 0).0).unwrap();
     let error = Text::open_gguf(&path, 10).err().unwrap().to_string();
     assert!(error.contains("tokenizer.ggml.model = gpt2") && error.contains("found none"), "{error}");
+    let tokens = |file: Gguf| file.text("tokenizer.ggml.tokens").u32(9).u32(8).u64(2).text("a").text("b");
+    fs::write(&path, tokens(Gguf::new(0, 2).entry("tokenizer.ggml.model", "llama")).0).unwrap();
+    let error = Text::open_gguf(&path, 10).err().unwrap().to_string();
+    assert!(error.contains("a score a token at tokenizer.ggml.scores") && error.contains("0 for 2 tokens"), "{error}");
     let file = Gguf::new(0, 2).entry("tokenizer.ggml.model", "gpt2").entry("tokenizer.ggml.pre", "tekken");
     fs::write(&path, file.0).unwrap();
     let error = Text::open_gguf(&path, 10).err().unwrap().to_string();

@@ -13,5 +13,7 @@ mod minilm;
 mod shards;
 mod smollm2;
 mod smoothness;
+mod spectra;
+mod sphere;
 mod text;
 mod world;

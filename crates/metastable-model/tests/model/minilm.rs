@@ -224,3 +224,28 @@ fn golden_files_carry_their_provenance() {
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("transformers 4.40.2") && page.contains("torch 1.13"), "{page}");
 }
+
+/// Made by scripts/golden/minilm_adapter.py; the versions stand in the file's metadata.
+const ADAPTED: &[u8] = include_bytes!("../golden/minilm_adapter.safetensors");
+
+#[test]
+fn hidden_states_with_a_trained_adapter_agree_with_peft() {
+    use metastable_model::lora::{Adapter, Strictness};
+    let Some(model) = minilm() else { return };
+    let golden = Golden::of(ADAPTED);
+    assert!(golden.text("made by").contains("peft"));
+    let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/minilm-spam-lora");
+    // The adapter also stores the head of its task, which this model does not have.
+    let adapter = Adapter::open(Path::new(adapter), Strictness::Partial).unwrap();
+    let adapted = model.with_adapter(&adapter, Strictness::Partial).unwrap().model;
+    let (ids, exact) = (golden.integers("ids"), golden.floats("hidden"));
+    let states = |model: &Model| -> Vec<f32> {
+        let hidden = model.forward(&Input::new(ids.clone()).unwrap()).unwrap();
+        (0..hidden.levels()).flat_map(|level| hidden.level(level).to_vec()).collect()
+    };
+    // Merged weights here, two products there; both f32.
+    let error = largest_difference(states(&adapted).into_iter(), &exact);
+    assert!(error < HIDDEN, "{error:e}");
+    let change = largest_difference(states(&model).into_iter(), &exact);
+    assert!(change > 100.0 * HIDDEN, "the adapter changes something: {change:e}");
+}

@@ -6,11 +6,13 @@
 //!
 //! Writes `constants.csv` and `constants.svg` into FOLDER and prints fitted exponents with their 95 % intervals, next to
 //! the n^{1/4} and √n of 2312.14820. Without a model: the two-point cloud (R = 3, A = -I), three clusters, and Gaussian
-//! tokens under random heads. With one: the attention of the chosen layers (all heads, residual not included) on
-//! prefixes of the text, one warm-started sweep for decoders, one forward a prefix for encoders.
+//! tokens under random heads; and steps and products of Lanczos beside those of the authors' rule. With one: the attention
+//! of the chosen layers (all heads, residual not included) on prefixes of the text, one warm-started sweep for decoders,
+//! one forward a prefix for encoders; and two-point clouds of their first heads.
 #![allow(clippy::print_stdout)]
 
 mod figure;
+mod rules;
 
 use std::path::Path;
 
@@ -21,8 +23,8 @@ use metastable_dynamics::smoothness::worst_case::{three_cluster, two_points};
 use metastable_dynamics::smoothness::{LanczosOptions, TwoSidedOptions, lipschitz};
 use metastable_dynamics::{Head, Matrix, TokensRef, random};
 use metastable_model::config::Mask as ModelMask;
-use metastable_model::smoothness::single_precision_lanczos;
-use metastable_model::{Input, LayerPart, Model};
+use metastable_model::smoothness::{WorstOptions, single_precision_lanczos};
+use metastable_model::{Hidden, Input, LayerPart, Model};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -36,7 +38,10 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (folder, rest) = arguments.split_first().ok_or("expected a folder to write to")?;
     let curves = match rest {
-        [] => synthetic()?,
+        [] => {
+            rules::print()?;
+            synthetic()?
+        }
         [model, text, layers @ ..] => {
             let layers = layers.iter().map(|layer| layer.parse()).collect::<Result<Vec<usize>, _>>()?;
             real(Path::new(model), &std::fs::read_to_string(text)?, &layers)?
@@ -128,5 +133,20 @@ fn real(model: &Path, text: &str, layers: &[usize]) -> Result<Vec<Curve>, Failur
             curve.points = found.iter().map(|prefix| (prefix.count as f64, prefix.value)).collect();
         }
     }
+    let hidden = model.forward(&Input::from(&encoded))?;
+    for layer in layers {
+        curves.push(adversarial(&model, &hidden, *layer, &lengths)?);
+    }
     Ok(curves)
+}
+
+/// Two points on an eigenvector of the layer's first head, as far out as the text: the head alone.
+fn adversarial(model: &Model, hidden: &Hidden, layer: usize, lengths: &[usize]) -> Result<Curve, Failure> {
+    let mut points = Vec::new();
+    for &count in lengths {
+        let options = WorstOptions { count, radius: None, ascent_steps: 0, seed: 0 };
+        let found = model.head_worst(hidden, (layer, 0), &options)?;
+        points.extend(found.two_points.map(|cloud| (count as f64, cloud.constant)));
+    }
+    Ok(Curve { name: format!("layer {layer} head 0, two points"), points })
 }

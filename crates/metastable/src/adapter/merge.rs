@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use metastable_model::lora::{Adapter, Strictness};
-use metastable_model::{Input, Model};
+use metastable_model::{Input, Model, Weights};
 use serde::Serialize;
 
 use super::write::{write_folder, write_into};
@@ -41,7 +41,8 @@ pub struct MergeReport {
 /// Tokens of the probe; any text does, since weights are compared.
 const PROBE: usize = 32;
 
-/// Merges `adapter` into the weights of the folder `model`, compares logits (for encoders: last hidden states) with
+/// Merges `adapter` into the weights of the folder `model` (one safetensors file, or shards, which stay what they are),
+/// compares logits (for encoders: last hidden states) with
 /// base and adapter side by side, and only then gives the folder `output` its name. Other files are copied.
 ///
 /// # Errors
@@ -49,29 +50,33 @@ const PROBE: usize = 32;
 /// something else; nothing is written then.
 pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness) -> Result<MergeReport, LabError> {
     let read = Adapter::open(adapter, strictness)?;
+    refuse_gguf(model)?;
     let base = Model::open(model)?;
     let adapted = base.with_adapter(&read, strictness)?;
     let input = probe(&base)?;
     let (before, compared) = answer(&base, &input)?;
     let (expected, _) = answer(&adapted.model, &input)?;
     drop((base, adapted.model));
-    let merged = read.merged_into(model)?;
+    let merging = read.merging(model)?;
     write_folder(output, |folder| {
         copy_others(model, folder)?;
-        write_into(folder, WEIGHTS, &merged.tensors)?;
+        // File by file: what is in memory at once is one shard.
+        for file in merging.files() {
+            write_into(folder, file, &merging.bytes(file)?)?;
+        }
         let (found, _) = answer(&Model::open(folder)?, &input)?;
         let report = MergeReport {
             model: model.display().to_string(),
             adapter: adapter.display().to_string(),
             output: output.display().to_string(),
-            modules: merged.modules,
-            tolerance: tolerance(&merged.dtypes),
-            dtypes: merged.dtypes,
+            modules: merging.modules(),
+            tolerance: tolerance(merging.dtypes()),
+            dtypes: merging.dtypes().to_vec(),
             compared,
             error: distance(&found, &expected),
             change: distance(&expected, &before),
             probe: input.ids().len(),
-            notes: merged.notes,
+            notes: merging.notes().to_vec(),
         };
         if report.error > report.tolerance {
             return Err(LabError::CheckFailed {
@@ -84,8 +89,20 @@ pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness
     })
 }
 
-/// The weights file.
-const WEIGHTS: &str = "model.safetensors";
+/// Blocks of a few bits cannot hold a merge, and rounding to them again would undo most of it.
+fn refuse_gguf(model: &Path) -> Result<(), LabError> {
+    if !model.is_file() {
+        return Ok(());
+    }
+    let weights = Weights::open(model)?;
+    let origin = weights.made_from().map_or_else(String::new, |name| format!(", as `{name}`"));
+    Err(LabError::Content {
+        file: model.into(),
+        expected: format!("a folder with config.json and safetensors, such as the checkpoint it was made of{origin}"),
+        found: "a GGUF file, whose quantised weights cannot hold a merge; an adapter can be used beside it unmerged"
+            .into(),
+    })
+}
 
 /// Files that hold weights, whatever their format.
 const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "h5", "msgpack", "gguf", "onnx"];

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod convert;
 pub mod info;
 pub mod merge;
+pub mod page;
 pub mod rebalance;
 mod write;
 
@@ -19,4 +20,5 @@ pub use convert::{ConvertReport, convert};
 pub use info::{InfoReport, IntruderRow, ModuleRow, info};
 pub use merge::{MergeReport, merge};
 pub use metastable_model::lora::Strictness;
+pub use page::{PageRequest, page};
 pub use rebalance::{RebalanceReport, RebalanceRow, rebalance, undo};

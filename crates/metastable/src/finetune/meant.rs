@@ -68,6 +68,20 @@ pub(super) fn validate(config: &FinetuneConfig, file: &Path) -> Result<(), LabEr
     if data.max_seq_length < 2 {
         return wrong("data.max_seq_length", "an integer >= 2", &data.max_seq_length);
     }
+    if let Some(probe) = &config.probe {
+        if probe.text.is_some() == probe.file.is_some() {
+            return wrong("probe.text", "either this or probe.file", &"both or neither");
+        }
+        if !(1..1 << 40).contains(&probe.every) {
+            return wrong("probe.every", "an integer >= 1", &probe.every);
+        }
+        if probe.max_tokens < 1 {
+            return wrong("probe.max_tokens", "an integer >= 1", &probe.max_tokens);
+        }
+        if !(probe.cluster_radius > 0.0 && probe.cluster_radius.is_finite()) {
+            return wrong("probe.cluster_radius", "a finite number > 0", &probe.cluster_radius);
+        }
+    }
     if data.prompt_field.is_some() != data.completion_field.is_some() {
         return wrong("data.prompt_field", "together with data.completion_field", &"one of the two");
     }

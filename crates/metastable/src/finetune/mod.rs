@@ -4,12 +4,15 @@
 //! `examples` (tokens, labels, order) → `training` (steps, evaluations, checkpoints) → [`report`], `card`, run folder.
 
 mod card;
+pub mod compare;
 mod data;
 mod examples;
 mod meant;
 mod memory;
+mod probe;
 pub mod progress;
 pub mod report;
+mod tensorboard;
 mod training;
 pub mod written;
 
@@ -19,6 +22,7 @@ use metastable_model::lora::PeftFiles;
 use metastable_model::train::{Example, Session, Setting};
 use metastable_model::{Model, Text};
 
+pub use probe::ProbeRow;
 pub use written::FinetuneConfig;
 
 use crate::document::{read_document, to_toml};
@@ -28,6 +32,7 @@ use crate::publish;
 use crate::run_dir::{Checkpoint, Existing, RunDir, SCHEMA};
 use crate::watch::Watcher;
 use examples::Masking;
+use probe::Probe;
 use progress::Progress;
 use report::{AdapterSummary, DataSummary, EffectiveSummary, FinetuneReport};
 use training::{Ended, Work};
@@ -77,6 +82,8 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     watcher.progress(0.0, "reading the data");
     let data = Data::read(&config, &request.config, &text)?;
     let masking = masking(&config, &model, &text)?;
+    // Before the session: some starting points change the base weights.
+    let probe = config.probe.as_ref().map(|probe| Probe::of(probe, &request.config, &model, &text)).transpose()?;
     let mut session = Session::new(model, meant::settings(&config, data.labels.len())?)?;
     let provenance = provenance(&config, &request.config, &path)?;
     let mut folder = RunDir::begin_with_checkpoints(
@@ -93,6 +100,7 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
         train: &data.train,
         held_out: &data.held_out,
         masking: masking.map(|masking| (masking, &is_special as &dyn Fn(u32) -> bool)),
+        probe,
     };
     let outcome = training::train(&work, &mut session, &mut progress, &mut folder, watcher);
     match outcome {
@@ -117,7 +125,7 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     write_adapter(&report.config, &mut session, &progress, &mut folder)?;
     folder.write("adapter/README.md", card::card(&report).as_bytes())?;
     folder.write("metrics.jsonl", &progress.lines())?;
-    publish::publish_finetune(&mut folder, &report)?;
+    publish::publish_without_clouds(&mut folder, &report)?;
     folder.finish()?;
     Ok(report)
 }
@@ -216,7 +224,8 @@ fn provenance(config: &FinetuneConfig, file: &Path, model: &Path) -> Result<Prov
     } else {
         provenance.add_input(&config.model, model)?;
     }
-    for name in std::iter::once(&config.data.file).chain(&config.data.eval_file) {
+    let probe = config.probe.as_ref().and_then(|probe| probe.file.as_ref());
+    for name in std::iter::once(&config.data.file).chain(&config.data.eval_file).chain(probe) {
         provenance.add_input(name, &meant::data_path(file, name))?;
     }
     Ok(provenance)
@@ -226,8 +235,8 @@ fn provenance(config: &FinetuneConfig, file: &Path, model: &Path) -> Result<Prov
 fn take_up(folder: &RunDir, session: &mut Session, watcher: &mut dyn Watcher) -> Result<Progress, LabError> {
     match folder.load_checkpoint()? {
         Checkpoint::Intact(bytes) => match postcard::from_bytes::<Progress>(&bytes) {
-            Ok(progress) => {
-                session.restore(progress.session.clone())?;
+            Ok(mut progress) => {
+                progress.session.take().map(|state| session.restore(state)).transpose()?;
                 watcher.detail(&format!("continuing after step {}", progress.step));
                 return Ok(progress);
             }
@@ -238,7 +247,7 @@ fn take_up(folder: &RunDir, session: &mut Session, watcher: &mut dyn Watcher) ->
         }
         Checkpoint::Absent => {}
     }
-    Ok(Progress::start(session.state()))
+    Ok(Progress::start())
 }
 
 /// Writes PEFT's two files for the best state, or for the last where nothing was held out.
@@ -248,8 +257,9 @@ fn write_adapter(
     progress: &Progress,
     folder: &mut RunDir,
 ) -> Result<(), LabError> {
-    let best = progress.best.as_ref().map(|best| &best.session).unwrap_or(&progress.session);
-    session.restore(best.clone())?;
+    if let Some(best) = &progress.best {
+        session.restore(best.session.clone())?;
+    }
     write_peft(config, session, "adapter", folder)
 }
 
@@ -319,6 +329,7 @@ fn assemble(
         },
         adapter: AdapterSummary { parameters: session.parameters(), modules: names, scale: setting.scale() },
         effective: EffectiveSummary { learning_rate: effective.learning_rate, sigma: effective.sigma },
+        probe: progress.metrics.iter().rev().find_map(|metrics| metrics.probe.clone()),
         series: progress.metrics.clone(),
         config,
     };
@@ -343,6 +354,16 @@ fn summary(report: &FinetuneReport) -> Vec<String> {
     }
     if let Some(accuracy) = report.eval_accuracy {
         sentences.push(format!("Held-out accuracy of the saved adapter: {accuracy:.4}."));
+    }
+    if let Some((probe, last)) = report.probe.as_ref().and_then(|probe| Some((probe, probe.layers.last()?))) {
+        let clusters = match probe.departure {
+            Some(level) => format!("tokens change clusters from level {level} on"),
+            None => "no token changes its cluster".to_owned(),
+        };
+        sentences.push(format!(
+            "On the probe text the last layer moved by {:.2e} of its norm (mean cosine {:.4}); {clusters}.",
+            last.shift_relative, last.cosine
+        ));
     }
     if let Some(last) = report.series.last() {
         let kappa = |value: Option<f64>| value.map_or("infinite".to_owned(), |kappa| format!("{kappa:.3}"));

@@ -3,12 +3,15 @@
 use metastable_model::train::{Diagnostics, Evaluation, SessionState, StepReport};
 use serde::{Deserialize, Serialize};
 
+use super::probe::ProbeRow;
+
 /// The state of an unfinished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
     /// Steps made.
     pub(super) step: u64,
-    pub(super) session: SessionState,
+    /// What the session holds; only while a checkpoint is written or read.
+    pub(super) session: Option<SessionState>,
     /// Before the first step.
     pub(super) base: Option<Evaluation>,
     pub(super) best: Option<Best>,
@@ -61,6 +64,8 @@ pub struct Metrics {
     pub skipped: usize,
     /// The rate of the step.
     pub learning_rate: f64,
+    /// What the adapter of this step does to the probe text, where it was asked.
+    pub probe: Option<ProbeRow>,
 }
 
 impl Metrics {
@@ -80,15 +85,16 @@ impl Metrics {
             clipped: report.clipped,
             skipped: report.skipped,
             learning_rate,
+            probe: None,
         }
     }
 }
 
 impl Progress {
-    pub(super) fn start(session: SessionState) -> Self {
+    pub(super) fn start() -> Self {
         Self {
             step: 0,
-            session,
+            session: None,
             base: None,
             best: None,
             stale: 0,
@@ -100,10 +106,10 @@ impl Progress {
     }
 
     /// Takes note of an evaluation at the present step; answers whether it is the best.
-    pub(super) fn note(&mut self, evaluation: Evaluation, session: &SessionState) -> bool {
+    pub(super) fn note(&mut self, evaluation: Evaluation, session: impl FnOnce() -> SessionState) -> bool {
         let better = self.best.as_ref().is_none_or(|best| evaluation.loss < best.evaluation.loss);
         if better {
-            self.best = Some(Best { step: self.step, evaluation, session: session.clone() });
+            self.best = Some(Best { step: self.step, evaluation, session: session() });
             self.stale = 0;
         } else {
             self.stale += 1;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::probe::ProbeRow;
 use super::progress::Metrics;
 use super::written::FinetuneConfig;
 use crate::provenance::Provenance;
@@ -49,6 +50,8 @@ pub struct FinetuneReport {
     pub adapter: AdapterSummary,
     /// The equivalent setting at scale 1 under Adam: lr·σ and σ.
     pub effective: EffectiveSummary,
+    /// What the adapter of the last step does to the probe text; the numbers of `inspect --adapter`.
+    pub probe: Option<ProbeRow>,
     /// One entry a step, as in metrics.jsonl.
     pub series: Vec<Metrics>,
     /// The configuration.

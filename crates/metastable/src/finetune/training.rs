@@ -6,7 +6,9 @@ use metastable_model::ModelError;
 use metastable_model::train::{Evaluation, Example, Schedule, Session};
 
 use super::examples::{Masking, Order};
+use super::probe::Probe;
 use super::progress::{Metrics, Progress};
+use super::tensorboard::Events;
 use super::written::FinetuneConfig;
 use crate::error::LabError;
 use crate::run_dir::RunDir;
@@ -20,6 +22,8 @@ pub(super) struct Work<'a> {
     pub(super) held_out: &'a [Example],
     /// How tokens are hidden, in a masked language model, and which never are.
     pub(super) masking: Option<(Masking, &'a dyn Fn(u32) -> bool)>,
+    /// The text on which tokens are followed.
+    pub(super) probe: Option<Probe>,
 }
 
 /// Why a loop ended before its last step.
@@ -56,6 +60,7 @@ pub(super) fn train(
         watcher.progress(0.0, "evaluating the model as it is");
         progress.base = Some(evaluate(work, session).map_err(failed)?);
     }
+    let mut events = Events::open(folder, progress.step)?;
     while progress.step < optimizer.max_steps && !progress.stopped_early {
         if let Some(interruption) = watcher.interrupted() {
             save(session, progress, folder)?;
@@ -80,6 +85,10 @@ pub(super) fn train(
         let diagnostics = session.diagnostics().map_err(failed)?;
         progress.metrics.push(Metrics::new(progress.step, &report, &diagnostics, rate, seconds));
         evaluate_if_due(work, session, progress)?;
+        probe_if_due(work, session, progress)?;
+        if let Some(metrics) = progress.metrics.last() {
+            events.append(metrics)?;
+        }
         tell(progress, optimizer.max_steps, watcher);
         if saved.elapsed() >= watcher.checkpoint_interval().max(Duration::from_millis(1)) {
             save(session, progress, folder)?;
@@ -87,7 +96,6 @@ pub(super) fn train(
             saved = Instant::now();
         }
     }
-    progress.session = session.state();
     Ok(())
 }
 
@@ -115,8 +123,18 @@ fn evaluate_if_due(work: &Work<'_>, session: &Session, progress: &mut Progress) 
     if let Some(metrics) = progress.metrics.last_mut() {
         (metrics.eval_loss, metrics.eval_accuracy) = (Some(found.loss), Some(found.accuracy));
     }
-    progress.note(found, &session.state());
+    progress.note(found, || session.state());
     progress.stopped_early = evaluation.patience.is_some_and(|patience| progress.stale >= patience) && !last;
+    Ok(())
+}
+
+fn probe_if_due(work: &Work<'_>, session: &Session, progress: &mut Progress) -> Result<(), Ended> {
+    let last = progress.step == work.config.optimizer.max_steps || progress.stopped_early;
+    let Some(probe) = work.probe.as_ref().filter(|probe| probe.is_due(progress.step, last)) else { return Ok(()) };
+    let row = probe.measure(session, &work.config.model)?;
+    if let Some(metrics) = progress.metrics.last_mut() {
+        metrics.probe = Some(row);
+    }
     Ok(())
 }
 
@@ -132,9 +150,11 @@ fn evaluate(work: &Work<'_>, session: &Session) -> Result<Evaluation, ModelError
 }
 
 fn save(session: &Session, progress: &mut Progress, folder: &mut RunDir) -> Result<(), LabError> {
-    progress.session = session.state();
     folder.write("metrics.jsonl", &progress.lines())?;
-    folder.save_checkpoint(&postcard::to_stdvec(progress).expect("numbers, lists and enums always serialise"))
+    progress.session = Some(session.state());
+    let state = postcard::to_stdvec(progress).expect("numbers, lists and enums always serialise");
+    progress.session = None;
+    folder.save_checkpoint(&state)
 }
 
 fn tell(progress: &Progress, steps: u64, watcher: &mut dyn Watcher) {

@@ -28,6 +28,9 @@ pub struct FinetuneConfig {
     /// When it is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationConfig,
+    /// The text on which tokens are followed while training; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeConfig>,
 }
 
 /// What is learned from.
@@ -317,4 +320,33 @@ impl Default for EvaluationConfig {
     fn default() -> Self {
         Self { every: 50, patience: None, max_examples: None }
     }
+}
+
+/// A text whose tokens are followed through base and adapted model while training.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// The text itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Or a UTF-8 file with it, relative to the config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// After so many steps, and at the end.
+    #[serde(default = "fifty")]
+    pub every: u64,
+    /// Longer texts are cut.
+    #[serde(default = "default_length")]
+    pub max_tokens: usize,
+    /// The linking radius of clusters between normalised tokens, as in `inspect`.
+    #[serde(default = "cluster_radius")]
+    pub cluster_radius: f64,
+}
+
+fn fifty() -> u64 {
+    50
+}
+
+fn cluster_radius() -> f64 {
+    crate::inspect::DEFAULT_CLUSTER_RADIUS
 }

@@ -4,14 +4,14 @@ use metastable_dynamics::smoothness::LanczosOptions;
 use metastable_model::smoothness::single_precision_lanczos;
 use metastable_model::{Hidden, LayerPart, Model};
 
-use super::report::LipschitzRow;
+use super::report::{HeadConstantRow, LipschitzRow};
 use super::twin::{ConstantBounds, LipschitzChange};
 use crate::error::LabError;
 use crate::watch::Watcher;
 
 /// Longer texts get no constants: one takes some twenty passes through the attention of a block.
 pub(super) const MOST_TOKENS: usize = 512;
-/// Longer texts get no constants with the norm and with the residual.
+/// Longer texts get no constants with the norm and with the residual, and none of single heads.
 pub(super) const MOST_TOKENS_OF_PARTS: usize = 256;
 
 /// One row a level; those of levels that no chosen block made are empty.
@@ -39,17 +39,62 @@ fn row(model: &Model, hidden: &Hidden, layer: usize, options: &LanczosOptions) -
     let attention = model.layer_constant(hidden, layer, LayerPart::Attention, options)?;
     let mut row = LipschitzRow {
         lower: Some(attention.triplet.value),
-        upper: attention.upper,
+        upper: Some(attention.upper),
         steps: Some(attention.triplet.steps),
         converged: Some(attention.triplet.converged),
         ..LipschitzRow::default()
     };
     if hidden.count() <= MOST_TOKENS_OF_PARTS {
-        let lower = |part| model.layer_constant(hidden, layer, part, options).map(|found| Some(found.triplet.value));
-        row.with_norm = lower(LayerPart::Composite)?;
-        row.with_residual = lower(LayerPart::Residual)?;
+        let found = |part| model.layer_constant(hidden, layer, part, options);
+        let (with_norm, with_residual) = (found(LayerPart::Composite)?, found(LayerPart::Residual)?);
+        (row.with_norm, row.with_norm_upper) = (Some(with_norm.triplet.value), Some(with_norm.upper));
+        (row.with_residual, row.with_residual_upper) = (Some(with_residual.triplet.value), Some(with_residual.upper));
     }
     Ok(row)
+}
+
+/// One entry a head of the chosen layers, in the order of their spectra; none for long texts.
+///
+/// # Errors
+/// As [`rows`].
+pub(super) fn heads(
+    model: &Model,
+    hidden: &Hidden,
+    layers: &[usize],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Option<HeadConstantRow>>, LabError> {
+    if hidden.count() > MOST_TOKENS_OF_PARTS {
+        return Ok(vec![None; layers.len() * model.config().heads]);
+    }
+    let mut rows = Vec::new();
+    for &layer in layers {
+        watcher.progress(0.95, &format!("smoothness of the heads of block {layer}"));
+        let found = model.layer_heads(hidden, layer)?.constants(&single_precision_lanczos())?;
+        rows.extend(found.iter().map(|found| {
+            let (lower, upper) = (found.triplet.value, found.upper);
+            Some(HeadConstantRow { lower, upper, probable_upper: found.probable_upper })
+        }));
+    }
+    Ok(rows)
+}
+
+/// The constants of the heads of both models; `base` is what [`heads`] found.
+///
+/// # Errors
+/// As [`rows`].
+pub(super) fn head_changes(
+    base: &[Option<HeadConstantRow>],
+    adapted: &Model,
+    hidden: &Hidden,
+    layers: &[usize],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Option<LipschitzChange>>, LabError> {
+    let bounds = |row: &HeadConstantRow| ConstantBounds { lower: row.lower, upper: Some(row.upper) };
+    let after = heads(adapted, hidden, layers, watcher)?;
+    let change = |(base, after): (&Option<HeadConstantRow>, &Option<HeadConstantRow>)| {
+        base.as_ref().zip(after.as_ref()).map(|(base, after)| LipschitzChange::between(bounds(base), bounds(after)))
+    };
+    Ok(base.iter().zip(&after).map(change).collect())
 }
 
 /// The constants of the attention of both models, one entry a level; null where the base has none. `base` is what [`rows`]
@@ -70,7 +115,7 @@ pub(super) fn changes(
         watcher.progress(0.95, &format!("smoothness of adapted block {layer}"));
         let found = adapted.layer_constant(hidden, layer, LayerPart::Attention, &single_precision_lanczos())?;
         let before = ConstantBounds { lower, upper: base[layer + 1].upper };
-        let after = ConstantBounds { lower: found.triplet.value, upper: found.upper };
+        let after = ConstantBounds { lower: found.triplet.value, upper: Some(found.upper) };
         changes[layer + 1] = Some(LipschitzChange::between(before, after));
     }
     Ok(changes)
@@ -81,7 +126,7 @@ pub(super) fn definition(n: usize) -> String {
     let limits = match n {
         n if n > MOST_TOKENS => format!(" Left out: the text has more than {MOST_TOKENS} tokens."),
         n if n > MOST_TOKENS_OF_PARTS => {
-            format!(" With norm and residual: only up to {MOST_TOKENS_OF_PARTS} tokens.")
+            format!(" With norm and residual, and of single heads: only up to {MOST_TOKENS_OF_PARTS} tokens.")
         }
         _ => String::new(),
     };

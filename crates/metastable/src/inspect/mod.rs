@@ -3,20 +3,24 @@
 //! [`report`] says what comes out; here text becomes ids, ids become hidden states, and hidden states are observed like
 //! the saved times of a simulation.
 
+pub mod export;
 mod family;
+pub mod heads;
 mod lipschitz;
+pub mod mean_field;
 pub mod report;
+mod text;
 mod tokens;
 pub mod twin;
 mod verdict;
+pub mod weights;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use metastable_dynamics::attention::{AttentionKernel, Projections, statistics};
-use metastable_dynamics::{Matrix, Tokens, TokensRef};
-use metastable_model::config::OutputHead;
-use metastable_model::{Config, Encoded, Hidden, Input, Model, Weights};
+use metastable_dynamics::Tokens;
+use metastable_model::config::{Mask, OutputHead};
+use metastable_model::{Config, Encoded, Hidden, Input, Model, Summary, Weights};
 
 use crate::arrays::{Tensor, TensorData, safetensors_bytes};
 use crate::display::{CloudBuilder, GAMMA, Projection, Selection};
@@ -31,31 +35,29 @@ use crate::run_dir::{Existing, RunDir, SCHEMA, write_file};
 use crate::table::{Column, Table};
 use crate::watch::Watcher;
 use family::{attention, family_definitions};
-use report::{ContentRow, HeadRow, InspectConfig, InspectReport, LayerRow, LipschitzRow, ModelSummary};
-use tokens::{ContentRows, Ignored};
+pub use heads::HeadChoice;
+use heads::Heads;
+use report::{
+    ContentRow, FirstToken, InspectConfig, InspectReport, LayerRow, LipschitzRow, ModelSummary, SurrogateRow,
+};
+pub use text::TextSource;
+pub(crate) use text::read_text;
+use tokens::{ContentRows, Ignored, direction_energy, first_token};
 pub use twin::AdapterRequest;
 use twin::{Adapted, Attached, LayerTwin};
 pub use verdict::Threshold;
+pub use weights::inspect_weights;
 
 /// Tokens of which a linked pair has cosine above 1 - r²/2 = 0.755.
 pub const DEFAULT_CLUSTER_RADIUS: f64 = 0.7;
-
-/// Where the text comes from.
-#[derive(Debug, Clone)]
-pub enum TextSource {
-    /// A UTF-8 file.
-    File(PathBuf),
-    /// Given as it is.
-    Prompt(String),
-}
 
 /// What a face asks for.
 #[derive(Debug, Clone)]
 pub struct InspectRequest {
     /// The checkpoint: a folder, a GGUF file, or the name of a Hub model in the local cache.
     pub model: PathBuf,
-    /// The text.
-    pub text: TextSource,
+    /// The text; absent for [`inspect_weights`] alone.
+    pub text: Option<TextSource>,
     /// The run folder.
     pub output: PathBuf,
     /// What to do if it exists.
@@ -66,6 +68,10 @@ pub struct InspectRequest {
     pub layers: Vec<usize>,
     /// The linking radius of clusters between normalised tokens.
     pub cluster_radius: f64,
+    /// Relative positions at which the query-key circuits of rotary models are measured; none to leave that out.
+    pub distances: Vec<usize>,
+    /// Heads to be written as a configuration of `simulate`, run, and compared with the layers.
+    pub export_head: Option<HeadChoice>,
     /// The adapter whose effect is followed beside the base model.
     pub adapter: Option<AdapterRequest>,
 }
@@ -78,17 +84,16 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
     if !(request.cluster_radius > 0.0 && request.cluster_radius.is_finite()) {
         return Err(setting("--cluster-radius", "a positive number", request.cluster_radius));
     }
-    let (text, origin) = read_text(&request.text)?;
+    let source =
+        request.text.as_ref().ok_or_else(|| setting("--text", "a file, or --prompt with a text", "neither"))?;
+    let (text, origin) = read_text(source)?;
     watcher.progress(0.05, "opening the checkpoint");
     let weights = Weights::open(&HubCache::of_environment().resolve(&request.model)?)?;
-    let summary = weights.summary();
-    if let Some(layer) = request.layers.iter().find(|layer| **layer >= summary.layers) {
-        return Err(setting("--layers", format!("layers below {}", summary.layers), layer));
-    }
+    let layers = require_layers(&request.layers, &weights.summary())?;
+    request.export_head.map_or(Ok(()), |choice| choice.require(weights.config()))?;
     let limit = request.max_tokens.unwrap_or(usize::MAX).min(weights.config().positions);
     let encoded = weights.text()?.encode_at_most(&text, limit)?;
     let model = Model::load(&weights)?;
-    let layers = if request.layers.is_empty() { (0..summary.layers).collect() } else { request.layers.clone() };
     let config = InspectConfig {
         model: request.model.display().to_string(),
         text: origin,
@@ -97,15 +102,21 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
         layers,
         definitions: definitions(request.cluster_radius, weights.config(), encoded.ids.len()),
         cluster_radius: request.cluster_radius,
+        distances: request.distances.clone(),
+        export_head: request.export_head.map(|choice| match choice.head {
+            Some(head) => format!("{}.{head}", choice.layer),
+            None => choice.layer.to_string(),
+        }),
         adapter: request.adapter.as_ref().map(|adapter| adapter.adapter.display().to_string()),
         scale_sweep: request.adapter.as_ref().map(|adapter| adapter.scale_sweep.clone()).unwrap_or_default(),
     };
-    let mut provenance = provenance(&weights, &text)?;
+    let mut provenance = provenance(&weights, Some(&text))?;
     if let Some(adapter) = &request.adapter {
         for (name, file) in Adapted::files(adapter)? {
             provenance.add_input(&name, &file)?;
         }
     }
+    let heads = Heads::of(&weights, &config.layers, &request.distances)?;
     drop(weights);
     let attached = request.adapter.as_ref().map(|adapter| Attached::of(&model, adapter)).transpose()?;
     let resolved = crate::document::to_toml(&config)?;
@@ -113,13 +124,24 @@ pub fn run(request: &InspectRequest, watcher: &mut dyn Watcher) -> Result<Inspec
     watcher.progress(0.2, "forward pass");
     let hidden = model.forward(&Input::from(&encoded))?;
     let adapted = attached.map(|attached| Adapted::run(&model, attached, &encoded)).transpose()?;
-    let seen = Seen { model: &model, hidden: &hidden, adapted: adapted.as_ref(), encoded: &encoded };
-    let observed = observe(&seen, config, provenance, watcher)?;
+    let seen = Seen { model: &model, hidden: &hidden, adapted: adapted.as_ref(), encoded: &encoded, heads: &heads };
+    let mut observed = observe(&seen, config, provenance, watcher)?;
+    if let Some(choice) = request.export_head {
+        let source = export::Source {
+            name: &name_of_model(&observed.0.config.model),
+            model: &model,
+            adapted: adapted.as_ref().map(|adapted| &adapted.model),
+            hidden: &hidden,
+            radius: request.cluster_radius,
+        };
+        observed.0.idealised = Some(export::export(&source, choice, (&mut folder, &request.output), watcher)?);
+    }
     watcher.progress(0.95, "writing the report");
     folder.write("config.resolved.toml", resolved.as_bytes())?;
     folder.write("hidden.safetensors", &hidden_bytes(&seen)?)?;
     folder.write("layers.parquet", &layers_table(&observed.0)?.to_parquet()?)?;
-    folder.write("heads.parquet", &heads_table(&observed.0)?.to_parquet()?)?;
+    folder.write("heads.parquet", &heads::table(&observed.0.heads)?.to_parquet()?)?;
+    folder.write("heads.safetensors", &heads.arrays())?;
     publish::publish(&mut folder, &observed.0, &observed.1)?;
     folder.finish()?;
     Ok(observed.0)
@@ -144,32 +166,19 @@ pub fn logits(model: &Path, ids: &[u32], output: &Path) -> Result<(), LabError> 
     write_file(output, &safetensors_bytes(&[tensor], &BTreeMap::new()))
 }
 
-fn setting(name: &str, expected: impl ToString, found: impl ToString) -> LabError {
+pub(crate) fn setting(name: &str, expected: impl ToString, found: impl ToString) -> LabError {
     LabError::Setting { name: name.into(), expected: expected.to_string(), found: found.to_string() }
 }
 
-/// The text, and what the report calls its origin.
-fn read_text(source: &TextSource) -> Result<(String, String), LabError> {
-    let file = match source {
-        TextSource::Prompt(text) => return Ok((text.clone(), "prompt".into())),
-        TextSource::File(file) => file,
-    };
-    let bytes = std::fs::read(file).map_err(|source| LabError::Read { file: file.clone(), source })?;
-    let text = String::from_utf8(bytes).map_err(|error| LabError::Content {
-        file: file.clone(),
-        expected: "UTF-8 text".into(),
-        found: format!("a byte that is not, at position {}", error.utf8_error().valid_up_to()),
-    })?;
-    Ok((text, file.display().to_string()))
-}
-
-fn provenance(weights: &Weights, text: &str) -> Result<Provenance, LabError> {
+fn provenance(weights: &Weights, text: Option<&str>) -> Result<Provenance, LabError> {
     let mut provenance = Provenance::new(0, "f32");
     for file in weights.files() {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         provenance.add_input(&name, &file)?;
     }
-    provenance.inputs.insert("text".into(), sha256_hex(text.as_bytes()));
+    if let Some(text) = text {
+        provenance.inputs.insert("text".into(), sha256_hex(text.as_bytes()));
+    }
     Ok(provenance)
 }
 
@@ -183,8 +192,10 @@ fn definitions(radius: f64, config: &Config, n: usize) -> Vec<String> {
             1.0 - radius * radius / 2.0
         ),
         "Energy: (1/(2 n²)) Σ_ij e^<u_i, u_j> of the normalised tokens u (beta = 1, Q = K = I).".into(),
-        "Head spectra: Q_hᵀK_h / sqrt(d_head) and W_O W_V per head, biases left out.".into(),
     ];
+    definitions.extend(heads::definitions());
+    definitions.push(mean_field::definition());
+    definitions.push(surrogate_definition(n));
     definitions.push(lipschitz::definition(n));
     definitions.extend(family_definitions(config));
     definitions
@@ -220,19 +231,27 @@ fn observe(
         report.verdict = verdict::sentence(&report.layers, report.departure, &report.heads, n);
         twin = Some((report, followed, compared));
     }
-    let Followed { series, cluster_history, last, cloud } = base;
-    let heads = spectra(model, &config.layers)?;
+    let Followed { series, cluster_history, last, cloud, first } = base;
+    let mut heads = seen.heads.rows.clone();
     let lipschitz = lipschitz::rows(model, hidden, &config.layers, watcher)?;
+    let head_constants = lipschitz::heads(model, hidden, &config.layers, watcher)?;
+    heads.iter_mut().zip(&head_constants).for_each(|(row, found)| row.lipschitz = *found);
     if let (Some(adapted), Some((report, _, _))) = (seen.adapted, &mut twin) {
         let changes = lipschitz::changes(&lipschitz, &adapted.model, &adapted.hidden, &config.layers, watcher)?;
         report.layers.iter_mut().zip(changes).for_each(|(row, change)| row.lipschitz_change = change);
+        let changes =
+            lipschitz::head_changes(&head_constants, &adapted.model, &adapted.hidden, &config.layers, watcher)?;
+        report.heads.iter_mut().zip(changes).for_each(|(row, change)| row.lipschitz_change = change);
     }
-    let layers = layer_rows(&series, rows, &lipschitz);
+    let surrogate = surrogate(model, hidden)?;
+    let rows = LevelRows { content: rows, first, surrogate, lipschitz: &lipschitz };
+    let layers = layer_rows(&series, rows);
+    let mean_field = mean_field::of(&layers, before_final_norm.as_ref());
     let header = Header {
         schema: SCHEMA,
         job: "inspect",
         title: title(&config.model, encoded),
-        summary: summary(&series, encoded, levels, twin.as_ref().map(|(report, _, _)| report.verdict.clone())),
+        summary: summary(&series, seen, twin.as_ref().map(|(report, _, _)| report.verdict.clone())),
         warnings: warnings(encoded, config.max_tokens),
         provenance,
         axis: Axis { name: "layer", symbol: "layer" },
@@ -264,14 +283,16 @@ fn observe(
         (adapter, twin_cloud) = (Some(report), Some(followed.cloud));
     }
     let report = InspectReport {
-        model: model_summary(model, &header.provenance),
+        model: model_summary(&model.summary(), model.config(), &header.provenance),
         header,
         clusters: last.map(cluster_summary).unwrap_or_else(no_clusters),
         series,
         cluster_history,
         layers,
         before_final_norm,
+        mean_field,
         heads,
+        idealised: None,
         adapter,
         twin: layer_twin,
         config,
@@ -285,6 +306,7 @@ struct Seen<'a> {
     hidden: &'a Hidden,
     adapted: Option<&'a Adapted>,
     encoded: &'a Encoded,
+    heads: &'a Heads,
 }
 
 /// How clouds of both runs are observed and drawn.
@@ -300,6 +322,8 @@ struct Followed {
     cluster_history: crate::observables::ClusterHistory,
     last: Option<metastable_dynamics::observe::Clusters>,
     cloud: crate::render::Cloud,
+    /// Where attention is causal: the first token of every level.
+    first: Vec<Option<FirstToken>>,
 }
 
 impl Drawing<'_> {
@@ -313,6 +337,7 @@ impl Drawing<'_> {
         let (n, d) = (hidden.count(), hidden.dim());
         let mut collector = Collector::on_directions(self.radius);
         let mut builder = CloudBuilder::new(n, self.projection.dim(), self.selection);
+        let mut first = Vec::new();
         for (level, cloud) in clouds.iter().enumerate() {
             watcher.progress(0.2 + 0.6 * level as f64 / clouds.len() as f64, &format!("level {level}"));
             let log_energy = direction_energy(cloud.view())?;
@@ -321,28 +346,25 @@ impl Drawing<'_> {
             // No block made the embedding.
             let weights = level.checked_sub(1).map(|block| model.mean_attention_weights(hidden, block)).transpose()?;
             builder.push_weights(&positions, weights.as_ref());
+            let is_causal = model.config().mask != Mask::Full;
+            first.push(first_token(cloud.view(), weights.as_ref()).filter(|_| is_causal));
         }
         let (series, mut cluster_history, last) = collector.finish();
         cluster_history.labels.iter_mut().for_each(|labels| *labels = self.selection.of(labels));
-        Ok(Followed { series, cluster_history, last, cloud: builder.finish() })
+        Ok(Followed { series, cluster_history, last, cloud: builder.finish(), first })
     }
 }
 
-fn direction_energy(tokens: TokensRef<'_>) -> Result<Option<f64>, LabError> {
-    let directions = crate::observables::directions(tokens);
-    let identity = Matrix::scaled_identity(tokens.dim(), 1.0);
-    let kernel = AttentionKernel::softmax(1.0)?;
-    let mut projections = Projections::zeros(tokens.count(), tokens.dim(), tokens.dim());
-    projections.fill(&kernel, 1.0, &directions, [&identity; 3]);
-    Ok(statistics::log_energy(&projections))
+/// What is known of every level beside the series.
+struct LevelRows<'a> {
+    content: Vec<ContentRows>,
+    first: Vec<Option<FirstToken>>,
+    surrogate: Vec<SurrogateRow>,
+    lipschitz: &'a [LipschitzRow],
 }
 
-fn layer_rows(
-    series: &crate::observables::Series,
-    content: Vec<ContentRows>,
-    lipschitz: &[LipschitzRow],
-) -> Vec<LayerRow> {
-    let row = |(index, content): (usize, ContentRows)| LayerRow {
+fn layer_rows(series: &crate::observables::Series, rows: LevelRows<'_>) -> Vec<LayerRow> {
+    let row = |(index, (content, first)): (usize, (ContentRows, Option<FirstToken>))| LayerRow {
         index,
         mean_cosine: series.mean_cosine[index],
         n_clusters: series.n_clusters[index],
@@ -351,35 +373,52 @@ fn layer_rows(
         anisotropy: series.anisotropy[index],
         energy: series.energy[index],
         radius_mean: series.radius_mean[index],
-        lipschitz: lipschitz[index],
+        lipschitz: rows.lipschitz[index],
+        gaussian_surrogate: rows.surrogate.get(index).copied().unwrap_or_default(),
         without_special: content.without_special,
         without_first: content.without_first,
+        first_token: first,
     };
-    content.into_iter().enumerate().map(row).collect()
+    rows.content.into_iter().zip(rows.first).enumerate().map(row).collect()
 }
 
-fn spectra(model: &Model, layers: &[usize]) -> Result<Vec<HeadRow>, LabError> {
-    let mut rows = Vec::new();
-    for &layer in layers {
-        for (head, spectrum) in model.spectra(layer)?.into_iter().enumerate() {
-            rows.push(HeadRow {
-                layer,
-                head,
-                kv_head: head / (model.config().heads / model.config().kv_heads),
-                qk_rank: spectrum.qk_rank,
-                qk_tolerance: spectrum.qk_tolerance,
-                qk_stable_rank: spectrum.qk_stable_rank,
-                qk_norm: spectrum.qk_norm,
-                ov_norm: spectrum.ov_norm,
-                ov_eigenvalues_top: spectrum.ov_eigenvalues_top,
-            });
-        }
+/// Longer texts get no Gaussian surrogate: distances cost O(n³) a level.
+const MOST_TOKENS_FOR_SURROGATE: usize = 512;
+
+/// One row a level; empty for long texts and where queries and keys are normalised.
+fn surrogate(model: &Model, hidden: &Hidden) -> Result<Vec<SurrogateRow>, LabError> {
+    if hidden.count() > MOST_TOKENS_FOR_SURROGATE {
+        return Ok(Vec::new());
     }
-    Ok(rows)
+    let levels = model.gaussian_surrogate(hidden)?.unwrap_or_default();
+    Ok(levels.into_iter().map(SurrogateRow::from).collect())
 }
 
-fn model_summary(model: &Model, provenance: &Provenance) -> ModelSummary {
-    let summary = model.summary();
+fn surrogate_definition(n: usize) -> String {
+    let limit = match n > MOST_TOKENS_FOR_SURROGATE {
+        true => format!(" Left out: the text has more than {MOST_TOKENS_FOR_SURROGATE} tokens."),
+        false => String::new(),
+    };
+    format!(
+        "gaussian_surrogate: W_2 (Bures) between the Gaussian of a level's mean and covariance, before the final norm, and \
+         the image of the level before (one_block) or of level 0 (composed) under the blocks' linear algebra: attention \
+         m -> W V (m + S Kᵀ Q m), S -> G S Gᵀ exactly as for a Gaussian without mask, rotations averaged over pairs, norms \
+         with one scale for all tokens, the feed-forward layer by its mean and mean derivative. moved: W_2 to the level \
+         before; spread: sqrt(tr S); one_block_relative = one_block/moved, below 1 where the surrogate predicts the \
+         block better than no change.{limit}"
+    )
+}
+
+/// The blocks whose heads are analysed; all if none are named.
+fn require_layers(asked: &[usize], summary: &Summary) -> Result<Vec<usize>, LabError> {
+    match asked.iter().find(|layer| **layer >= summary.layers) {
+        Some(layer) => Err(setting("--layers", format!("layers below {}", summary.layers), layer)),
+        None if asked.is_empty() => Ok((0..summary.layers).collect()),
+        None => Ok(asked.to_vec()),
+    }
+}
+
+fn model_summary(summary: &Summary, config: &Config, provenance: &Provenance) -> ModelSummary {
     ModelSummary {
         family: summary.family.into(),
         layers: summary.layers,
@@ -389,7 +428,7 @@ fn model_summary(model: &Model, provenance: &Provenance) -> ModelSummary {
         vocab: summary.vocab,
         parameters: summary.parameters,
         sha256: weights_hash(provenance),
-        attention: attention(model.config().mask),
+        attention: attention(config.mask),
     }
 }
 
@@ -418,17 +457,17 @@ fn no_clusters() -> ClusterSummary {
     ClusterSummary { count: 0, radius: 0.0, labels: vec![], centers: vec![], sizes: vec![], leaders: vec![] }
 }
 
-fn title(model: &str, encoded: &Encoded) -> String {
-    let name = Path::new(model).file_name().map_or(model.to_string(), |name| name.to_string_lossy().into_owned());
-    format!("{name}, {} tokens", encoded.ids.len())
+/// What people call the model: the last part of its path.
+fn name_of_model(model: &str) -> String {
+    Path::new(model).file_name().map_or(model.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn summary(
-    series: &crate::observables::Series,
-    encoded: &Encoded,
-    levels: usize,
-    verdict: Option<String>,
-) -> Vec<String> {
+fn title(model: &str, encoded: &Encoded) -> String {
+    format!("{}, {} tokens", name_of_model(model), encoded.ids.len())
+}
+
+fn summary(series: &crate::observables::Series, seen: &Seen<'_>, verdict: Option<String>) -> Vec<String> {
+    let (encoded, levels) = (seen.encoded, seen.hidden.levels());
     let special = encoded.special.iter().filter(|special| **special).count();
     let mut sentences =
         vec![format!("{} tokens ({special} special) through {} blocks.", encoded.ids.len(), levels - 1)];
@@ -439,6 +478,7 @@ fn summary(
     if let (Some(Some(first)), Some(Some(last))) = (series.n_clusters.first(), series.n_clusters.last()) {
         sentences.push(format!("Clusters: {first} at the embedding, {last} at the last level."));
     }
+    sentences.push(heads::sentence(&seen.heads.rows));
     sentences.extend(verdict);
     sentences
 }
@@ -493,22 +533,5 @@ fn layers_table(report: &InspectReport) -> Result<Table, LabError> {
     table.push("content_effective_rank", content(|row| row.effective_rank))?;
     table.push("without_first_mean_cosine", without_first(|row| row.mean_cosine))?;
     table.push("without_first_n_clusters", without_first(|row| Some(row.n_clusters as f64)))?;
-    Ok(table)
-}
-
-fn heads_table(report: &InspectReport) -> Result<Table, LabError> {
-    let mut table = Table::new("heads");
-    let integers = |pick: fn(&HeadRow) -> usize| {
-        Column::Integer(report.heads.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect())
-    };
-    let numbers = |pick: fn(&HeadRow) -> f64| Column::numbers(report.heads.iter().map(pick));
-    table.push("layer", integers(|row| row.layer))?;
-    table.push("head", integers(|row| row.head))?;
-    table.push("kv_head", integers(|row| row.kv_head))?;
-    table.push("qk_rank", integers(|row| row.qk_rank))?;
-    table.push("qk_tolerance", numbers(|row| row.qk_tolerance))?;
-    table.push("qk_stable_rank", numbers(|row| row.qk_stable_rank))?;
-    table.push("qk_norm", numbers(|row| row.qk_norm))?;
-    table.push("ov_norm", numbers(|row| row.ov_norm))?;
     Ok(table)
 }

@@ -8,14 +8,15 @@ use metastable_dynamics::{Head, Tokens, TokensRef};
 use metastable_model::lora::{self, Adapter, Strictness};
 use metastable_model::{Encoded, Hidden, Input, Model};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::adapter::{self, ModuleRow};
 use crate::error::LabError;
 use crate::observables::{ClusterHistory, Series, directions};
 use crate::report::ClusterSummary;
 
 /// Exact W2 costs up to O(n³) a level.
-const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
+pub(super) const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
 
 /// What a face asks about an adapter.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(super) struct Adapted {
     pub(super) hidden: Hidden,
     pub(super) applied: usize,
     pub(super) notes: Vec<String>,
+    pub(super) module_rows: Vec<ModuleRow>,
     pub(super) sweep: Vec<(f64, Hidden)>,
 }
 
@@ -55,6 +57,8 @@ pub struct AdapterReport {
     pub departure: BracketedTime,
     /// A row a head of the analysed blocks.
     pub heads: Vec<AdapterHead>,
+    /// A row a module, as `adapter info` measures it.
+    pub module_rows: Vec<ModuleRow>,
     /// A row a factor on the scale.
     pub scale_sweep: Vec<SweepRow>,
     /// The first factor at which some token of the last level is in another cluster, and the factor before.
@@ -121,7 +125,7 @@ impl LipschitzChange {
 pub struct ConstantBounds {
     /// A lower value, by Lanczos.
     pub lower: f64,
-    /// A proven upper bound; none where queries and keys are normalised.
+    /// A proven upper bound.
     pub upper: Option<f64>,
 }
 
@@ -150,6 +154,8 @@ pub struct AdapterHead {
     pub tan_double_angle_bound: Option<f64>,
     /// tan 2θ of the angle θ the leading direction really turned by; null beyond 45 degrees.
     pub tan_double_angle: Option<f64>,
+    /// How the steepness of the head changed; null where the base has no constant.
+    pub lipschitz_change: Option<LipschitzChange>,
 }
 
 /// The last level at another scale.
@@ -196,8 +202,8 @@ const DEFINITIONS: [&str; 6] = [
     "wasserstein2 and twin distances: between tokens normalised to the unit sphere, where clusters live.",
     "Heads: gap + a > 2|b| + ‖E‖ of the symmetric part of W_O W_V, and tan 2θ <= 2|b|/(gap + a - ‖E‖); a theorem for \
      symmetric heads, an indication for real ones.",
-    "lipschitz_change: the local constant of the attention that made the level, of the base model at the base tokens and \
-     of the adapted model at its own tokens, each in [lower, upper]; separated: the intervals do not overlap.",
+    "lipschitz_change: the local constant of the attention that made the level, or of one head, of the base model at the \
+     base tokens and of the adapted model at its own tokens, each in [lower, upper]; separated: the intervals do not overlap.",
 ];
 
 /// An adapter that fits the model, before anything is run.
@@ -226,17 +232,18 @@ impl Attached {
 impl Adapted {
     /// Runs the text through the adapted model, and once for each factor of the sweep.
     pub(super) fn run(model: &Model, attached: Attached, encoded: &Encoded) -> Result<Self, LabError> {
-        let Attached { request, adapter, adapted } = attached;
+        let Attached { request, adapter: opened, adapted } = attached;
         let input = Input::from(encoded);
         let hidden = adapted.model.forward(&input)?;
         let mut sweep = Vec::new();
         for factor in &request.scale_sweep {
-            let scaled = model.with_adapter(&adapter.scaled(*factor), request.strictness)?;
+            let scaled = model.with_adapter(&opened.scaled(*factor), request.strictness)?;
             sweep.push((*factor, scaled.model.forward(&input)?));
         }
+        let module_rows = adapter::info(&request.adapter, None)?.modules;
         let path = request.adapter.display().to_string();
         let lora::Adapted { model, applied, notes, .. } = adapted;
-        Ok(Self { path, model, hidden, applied, notes, sweep })
+        Ok(Self { path, model, hidden, applied, notes, module_rows, sweep })
     }
 
     /// The adapter's files, for provenance.
@@ -295,6 +302,48 @@ pub(super) fn compare(
         layers,
         paired,
     })
+}
+
+/// One level of both runs, without what is dear or for the page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerDrift {
+    /// As in [`AdapterLayer`], like all that follows.
+    pub index: usize,
+    /// ‖X̃ - X‖_F/‖X‖_F.
+    pub shift_relative: f64,
+    /// Mean over tokens of the cosine between a token and its twin.
+    pub cosine: f64,
+    /// Tokens that must change their cluster to turn one partition into the other.
+    pub clusters_changed: usize,
+    /// Clusters of the adapted run without a partner in the base run.
+    pub clusters_born: usize,
+    /// Clusters of the base run without a partner in the adapted run.
+    pub clusters_died: usize,
+    /// Clusters of the adapted run.
+    pub n_clusters: usize,
+}
+
+/// Levels of both runs compared, and the first level with a token in another cluster. O(L n² d).
+pub(crate) fn drift(
+    base: &[Tokens],
+    adapted: &[Tokens],
+    radius: f64,
+) -> Result<(Vec<LayerDrift>, Option<usize>), LabError> {
+    let row = |(index, (x, y)): (usize, (&Tokens, &Tokens))| {
+        let row = Level::of(x.view(), y.view(), radius)?.row;
+        Ok(LayerDrift {
+            index,
+            shift_relative: row.shift_relative,
+            cosine: row.cosine,
+            clusters_changed: row.clusters_changed,
+            clusters_born: row.clusters_born,
+            clusters_died: row.clusters_died,
+            n_clusters: row.n_clusters,
+        })
+    };
+    let rows: Vec<LayerDrift> = base.par_iter().zip(adapted).enumerate().map(row).collect::<Result<_, LabError>>()?;
+    let departure = rows.iter().find(|row| row.clusters_changed > 0).map(|row| row.index);
+    Ok((rows, departure))
 }
 
 /// The first place with a change, bracketed by the place before (the same place if there is none).
@@ -413,6 +462,7 @@ fn head_row(layer: usize, head: usize, before: &Head, after: &Head) -> Result<Ad
         stable: found.map(|found| found.holds),
         tan_double_angle_bound: found.and_then(|found| found.tan_double_angle_bound),
         tan_double_angle: tangent.map(|found| (2.0 * found.angle).tan()),
+        lipschitz_change: None,
     })
 }
 
@@ -450,6 +500,7 @@ pub(super) fn report(
         layers: compared.layers.clone(),
         departure: compared.departure,
         heads,
+        module_rows: adapted.module_rows.clone(),
         scale_sweep,
         bifurcation,
     })

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const PAGE: &str = include_str!("page/report.html");
 const STYLE: &str = include_str!("page/report.css");
 /// The script in reading order; all parts share one function scope.
-const SCRIPT: [&str; 14] = [
+const SCRIPT: [&str; 17] = [
     "(() => {\n\"use strict\";\n",
     include_str!("page/dom.js"),
     include_str!("page/data.js"),
@@ -24,7 +24,10 @@ const SCRIPT: [&str; 14] = [
     include_str!("page/gaussian.js"),
     include_str!("page/maps.js"),
     include_str!("page/model.js"),
+    include_str!("page/heads.js"),
+    include_str!("page/inspected.js"),
     include_str!("page/sweep.js"),
+    include_str!("page/finetune.js"),
     include_str!("page/report.js"),
     "})();\n",
 ];
@@ -87,7 +90,7 @@ fn data_blocks(report: &Value, display: &Display) -> String {
         "palette": Colours::of(report).to_json(),
     });
     let mut blocks = block("report-data", "application/json", &safe_json(report));
-    if report["job"] == "sweep" {
+    if matches!(read::text(report, "/job"), "sweep" | "finetune" | "comparison") {
         let figure = |(name, svg): (String, String)| json!({"name": name, "svg": base64(svg.as_bytes())});
         let figures: Value = super::figures(report, display).into_iter().map(figure).collect();
         blocks += &block("figure-data", "application/json", &safe_json(&figures));

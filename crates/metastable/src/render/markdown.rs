@@ -1,5 +1,6 @@
 //! The summary of a run as Markdown, one sentence per line.
 
+use super::finetune;
 use super::read::{self, TWIN_TIMES, short};
 use serde_json::Value;
 
@@ -17,6 +18,7 @@ pub fn markdown(report: &Value) -> String {
     section(&mut lines, "Warnings", warnings.into_iter().map(|warning| format!("- {}", plain(warning))).collect());
     section(&mut lines, "Points that failed", failures(report));
     section(&mut lines, "Run", run(report));
+    section(&mut lines, "Runs", finetune::comparison_table(report, plain));
     section(&mut lines, "Clusters at the end", clusters(report));
     section(&mut lines, "Verdict", gaussian(&report["gaussian"]));
     section(&mut lines, "Verdict with LoRA", gaussian(&report["twin"]["gaussian"]));
@@ -52,7 +54,7 @@ fn plain(text: &str) -> String {
 }
 
 fn run(report: &Value) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines = finetune::run_lines(report);
     if let (Some(n), Some(d)) = (read::number(report, "/tokens/count"), read::number(report, "/tokens/dim")) {
         let is_gaussian = report["gaussian"].is_object();
         lines.push(if is_gaussian {

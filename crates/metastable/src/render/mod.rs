@@ -9,6 +9,7 @@
 
 mod figures;
 mod finetune;
+mod heat;
 mod html;
 mod markdown;
 mod palette;
@@ -16,7 +17,6 @@ mod read;
 mod svg;
 
 pub use figures::figures;
-pub(crate) use finetune::{finetune_figures, finetune_html, finetune_markdown};
 pub use html::html;
 pub use markdown::markdown;
 

@@ -210,6 +210,26 @@ impl RunDir {
         Ok(())
     }
 
+    /// Opens a file of the run that grows while it is watched, created if absent. Such a file is never replaced, so
+    /// that its watchers keep it; whoever writes it makes it good again after a kill.
+    ///
+    /// # Errors
+    /// [`LabError::Write`].
+    ///
+    /// # Panics
+    /// As [`RunDir::write`].
+    pub fn open_growing(&mut self, name: &str) -> Result<fs::File, LabError> {
+        assert!(survey::is_ours(name), "`{name}` is in the list of a run's files");
+        let file = self.folder.join(name);
+        self.make_parent(&file)?;
+        let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
+        let open = open.map_err(|source| LabError::Write { file, source })?;
+        if self.state == State::Fresh {
+            self.state = State::Useful;
+        }
+        Ok(open)
+    }
+
     /// Saves the state of an unfinished run; the previous checkpoint stands until the new one is complete on disk.
     ///
     /// # Errors

@@ -22,14 +22,16 @@ pub(super) const STATE: &str = "state.bin";
 pub(super) const JOURNAL: &str = "journal.bin";
 
 /// Folders of a run, with the endings of the files we put there.
-const FOLDERS: [(&str, &[&str]); 4] = [
+const FOLDERS: [(&str, &[&str]); 5] = [
     ("figures", &["svg", "png", "csv"]),
+    ("idealised", &["toml", "safetensors"]),
     ("adapter", &["json", "safetensors", "md"]),
+    ("tensorboard", &["metastable"]),
     (CHECKPOINT_FOLDER, &["", "bin"]),
     (CHECKPOINTS_FOLDER, &["", "bin", "json", "safetensors"]),
 ];
 /// Files of a run, beside [`CONFIG`] and [`DONE`].
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     REPORT,
     "report.html",
     "report.md",
@@ -40,6 +42,8 @@ const FILES: [&str; 15] = [
     "layers.csv",
     "heads.parquet",
     "heads.csv",
+    "heads.safetensors",
+    "modules.parquet",
     "points.parquet",
     "points.csv",
     "display.safetensors",

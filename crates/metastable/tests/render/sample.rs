@@ -405,12 +405,15 @@ pub(crate) fn inspect() -> (Value, Display) {
     let layers: Vec<Value> = (0..LAYERS).map(|l| json!({
         "index": l, "mean_cosine": cosines[l], "n_clusters": columns["n_clusters"][l], "effective_rank": 21.4 - 1.9 * l as f64,
         "anisotropy": if l == 0 { Value::Null } else { json!(0.08 + 0.04 * l as f64) }, "energy": 1.0 + 0.2 * l as f64, "radius_mean": 6.0 + scatter(l),
+        "gaussian_surrogate": if l == 0 { json!({"one_block": null, "composed": 0.0, "moved": null, "spread": 9.2}) } else { json!({"one_block": 5.0 + scatter(l), "composed": 5.0 + l as f64, "moved": 5.5, "spread": 9.0}) },
     })).collect();
     let heads: Vec<Value> = (0..6).flat_map(|l| (0..12).map(move |h| (l, h))).map(|(l, h)| {
         let k = l * 12 + h;
         let value = |m: usize| { let (r, a) = (1.6 * scatter(k * 5 + m) / (1.0 + 0.3 * m as f64), 3.0 * scatter(k + m)); [r * a.cos(), r * a.sin()] };
         let tops: Vec<[f64; 2]> = (0..2).flat_map(|m| { let [re, im] = value(m); [[re, im], [re, -im]] }).collect();
-        json!({"layer": l, "head": h, "qk_rank": 32, "qk_stable_rank": 3.0 + 9.0 * scatter(k), "qk_norm": 4.0 + 6.0 * scatter(k + 9), "ov_norm": 1.0 + scatter(k + 4), "ov_eigenvalues_top": tops})
+        json!({"layer": l, "head": h, "qk_rank": 32, "qk_stable_rank": 3.0 + 9.0 * scatter(k), "qk_norm": 4.0 + 6.0 * scatter(k + 9), "ov_norm": 1.0 + scatter(k + 4), "ov_eigenvalues_top": tops,
+            "kv_head": h / 3, "regime": "turned_away", "effective_beta": 40.0 * scatter(k), "ov_gap": scatter(k + 2), "ov_eigenvalues": tops, "qk_singular_values": [2.0, 1.0, 0.0], "ov_singular_values": [1.0, 0.5, 0.1],
+            "qk_by_distance": (0..4).map(|p| json!({"distance": p * p, "norm": 2.0 / f64::from(p + 1), "frobenius": 3.0 / f64::from(p + 1), "symmetric_share": null})).collect::<Vec<_>>()})
     }).collect();
     let mut series = columns;
     series["mean_cosine"] = json!(cosines);
@@ -424,6 +427,9 @@ pub(crate) fn inspect() -> (Value, Display) {
         "series": series, "cluster_history": {"labels": rows, "events": events(&times, &rows)}, "twin": null,
         "model": {"family": "bert", "layers": 6, "hidden": 384, "heads": 12, "kv_heads": 12, "vocab": 30522, "parameters": 22713216, "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
         "layers": layers, "heads": heads,
+        "mean_field": {"beta": 1.0, "n": n, "tokens": "without special tokens", "time_per_layer": 0.2, "rms_residual": 0.04, "levels": (0..LAYERS).map(|l| json!({"index": l, "mean_cosine": cosines[l], "gamma": cosines[l] + 0.01, "residual": -0.01})).collect::<Vec<_>>()},
+        "idealised": {"layer": 2, "head": 0, "config": "idealised/head.toml", "beta": 134.0, "time_per_layer": 1.0, "left_out": ["<b>the feed-forward layer</b>"], "levels": (2..LAYERS).map(|l| json!({"index": l, "time": l as f64 - 2.0, "mean_cosine": cosines[l], "mean_cosine_flow": 0.2, "rms_distance": 0.1 * l as f64, "wasserstein2": null})).collect::<Vec<_>>()},
+        "adapter": {"verdict": "It moves <i>nothing</i>.", "layers": [], "heads": [], "scale_sweep": [], "module_rows": [{"name": "layer.0.query<script>", "status": "rank_deficient", "r": 8, "scale": 2.0, "gap": 1.0, "kappa": null, "kappa_balanced": null, "dora": false, "shape": [4, 4], "intruders": {"count": 1, "judged": 10}}]},
     });
     let mut base = cloud(&run, &[1.0, 1.0], &[0.4; LAYERS]);
     if let Some(maps) = &mut base.attention {

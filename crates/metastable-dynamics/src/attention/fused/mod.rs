@@ -7,6 +7,7 @@
 //!
 //! Few dimensions stay in registers (`small`); more go through tiles (`tile`). `problem` is what both are asked.
 
+mod derivative;
 mod potentials;
 mod problem;
 mod small;
@@ -15,6 +16,7 @@ mod tile;
 use rayon::prelude::*;
 
 pub use crate::lanes::Real;
+pub use derivative::{HeadCotangents, HeadJacobian};
 pub use potentials::{attend_with_potentials, log_sum_exp};
 
 use super::kernel::{AttentionKernel, Mask};
@@ -27,11 +29,12 @@ pub(super) use problem::{Frame, Problem, Rounded};
 /// Below this many score evaluations a field is computed on the calling thread: the pool costs more than it saves.
 pub(super) const SERIAL_PAIRS: usize = 1 << 14;
 
-/// Numbers of n tokens, one token after the other: \[n, width\].
+/// Numbers of n tokens, one token after the other: \[n, width\], or a head's part of longer rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a, T> {
     numbers: &'a [T],
     width: usize,
+    stride: usize,
 }
 
 impl<'a, T> Rows<'a, T> {
@@ -41,17 +44,35 @@ impl<'a, T> Rows<'a, T> {
     /// If `width` is zero or the numbers are no whole number of rows.
     pub fn new(numbers: &'a [T], width: usize) -> Self {
         assert!(width > 0 && numbers.len().is_multiple_of(width), "whole rows of {width} numbers");
-        Self { numbers, width }
+        Self { numbers, width, stride: width }
+    }
+
+    /// Numbers first..first + width of every row of `stride` numbers: one head of many.
+    ///
+    /// # Panics
+    /// If the part is empty or reaches beyond its row, or the numbers are no whole number of rows.
+    pub fn part(numbers: &'a [T], stride: usize, first: usize, width: usize) -> Self {
+        assert!(width > 0 && first + width <= stride, "a part of rows of {stride} numbers");
+        assert!(numbers.len().is_multiple_of(stride), "whole rows of {stride} numbers");
+        Self { numbers: numbers.get(first..).unwrap_or_default(), width, stride }
     }
 
     /// The number of rows.
     pub fn count(&self) -> usize {
-        self.numbers.len() / self.width
+        self.numbers.len().div_ceil(self.stride)
     }
 
     /// Numbers in a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    fn row(&self, i: usize) -> &'a [T] {
+        &self.numbers[i * self.stride..][..self.width]
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a [T]> {
+        (0..self.count()).map(move |i| self.row(i))
     }
 }
 
@@ -100,9 +121,9 @@ fn problem<'a, T: Real>(
     assert!(counts[1] > 0, "at least one key");
     assert!(kernel.mask() == Mask::Full || counts[0] == counts[1], "a causal mask needs a query for each key");
     Problem {
-        queries: View::of_rows(queries.numbers, queries.width),
-        keys: View::of_rows(keys.numbers, keys.width),
-        values: View::of_rows(values.numbers, values.width),
+        queries: View::of_part(queries.numbers, queries.stride),
+        keys: View::of_part(keys.numbers, keys.stride),
+        values: View::of_part(values.numbers, values.stride),
         counts,
         width: keys.width,
         value_width: values.width,

@@ -62,7 +62,7 @@ pub fn attend_with_potentials<T: Real>(
     assert_eq!(values.count(), keys.count(), "a value for each key");
     assert_eq!([out.len(), log_sums.len()], [queries.count() * width, queries.count()], "one answer a query");
     let extended = Extended::new(queries, keys, potentials, kernel);
-    let problem = extended.problem(View::of_rows(values.numbers, width), width, kernel.mask());
+    let problem = extended.problem(View::of_part(values.numbers, values.stride), width, kernel.mask());
     let mut answers = vec![T::default(); queries.count() * (width + 1)];
     answer(&problem, Level::best(), &mut answers);
     let rows = answers.chunks_exact(width + 1).zip(out.chunks_exact_mut(width));
@@ -101,12 +101,12 @@ impl<T: Real> Extended<T> {
             Score::SquaredDistance => -beta * row.iter().map(|x| x * x).sum::<f64>(),
         };
         let (mut offsets, mut long_queries, mut long_keys) = (Vec::new(), Vec::new(), Vec::new());
-        for row in queries.numbers.chunks_exact(width).map(centred) {
+        for row in queries.iter().map(centred) {
             long_queries.extend(row.iter().map(|x| T::from_f64(scale * x)));
             long_queries.push(T::from_f64(1.0));
             offsets.push(of_itself(&row));
         }
-        for (row, potential) in keys.numbers.chunks_exact(width).map(centred).zip(potentials) {
+        for (row, potential) in keys.iter().map(centred).zip(potentials) {
             long_keys.extend(row.iter().map(|x| T::from_f64(*x)));
             long_keys.push(T::from_f64(of_itself(&row) + potential.to_f64()));
         }
@@ -143,7 +143,7 @@ impl<T: Real> Extended<T> {
 
 fn mean<T: Real>(rows: Rows<'_, T>) -> Vec<f64> {
     let mut sum = vec![0.0; rows.width];
-    for row in rows.numbers.chunks_exact(rows.width) {
+    for row in rows.iter() {
         sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.to_f64());
     }
     sum.iter().map(|s| s / rows.count() as f64).collect()

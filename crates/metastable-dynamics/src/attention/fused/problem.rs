@@ -18,6 +18,11 @@ impl<'a, T: Real> View<'a, T> {
         Self { numbers, token_stride: width, component_stride: 1 }
     }
 
+    /// The first numbers of rows of `stride`.
+    pub(super) fn of_part(numbers: &'a [T], stride: usize) -> Self {
+        Self { numbers, token_stride: stride, component_stride: 1 }
+    }
+
     /// \[width, n\].
     pub(super) fn of_columns(numbers: &'a [T], count: usize) -> Self {
         Self { numbers, token_stride: 1, component_stride: count }

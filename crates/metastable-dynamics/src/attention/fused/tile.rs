@@ -17,9 +17,9 @@ const KEYS_A_BLOCK: usize = 64;
 /// Components of queries that stay in the nearest cache while a block of keys passes: 12 KiB of 512-bit registers.
 const COMPONENTS_AT_ONCE: usize = 64;
 /// Registers of queries.
-const VECTORS: usize = 3;
+pub(super) const VECTORS: usize = 3;
 /// The widest tile: 3 registers of 16 numbers.
-const MAX_QUERIES: usize = 48;
+pub(super) const MAX_QUERIES: usize = 48;
 /// Queries of a task, a multiple of every tile: few enough that their sums stay in the second cache.
 pub(super) const QUERIES_A_TASK: usize = 2 * MAX_QUERIES;
 
@@ -379,14 +379,7 @@ impl<'a, L: Lanes, const ROWS: usize> Tile<'a, L, ROWS> {
             let values = &self.panels.values[(block * panels + p) * KEYS_A_BLOCK..][..weights.len()];
             let mut sums = [[zero; VECTORS]; ROWS];
             if self.own.is_empty() {
-                for (weight, values) in weights.iter().zip(values) {
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        let value = lanes.splat(value);
-                        for u in 0..VECTORS {
-                            sum[u] = lanes.mul_add(value, weight[u], sum[u]);
-                        }
-                    }
-                }
+                sum_panel(lanes, weights, values, &mut sums);
             } else {
                 let own = &self.own[p * ROWS..(p + 1) * ROWS];
                 for (weight, values) in weights.iter().zip(values) {
@@ -430,7 +423,7 @@ impl<'a, L: Lanes, const ROWS: usize> Tile<'a, L, ROWS> {
 /// Writes start + Σ_c q_c k_c for each key of a panel. The sums are variables of this loop alone, whose indices are known
 /// when it is unrolled: they stay in registers.
 #[inline(always)]
-fn add_products<L: Lanes, const ROWS: usize>(
+pub(super) fn add_products<L: Lanes, const ROWS: usize>(
     lanes: L,
     queries: &[[L::Vector; VECTORS]],
     keys: &[[L::Real; ROWS]],
@@ -447,6 +440,26 @@ fn add_products<L: Lanes, const ROWS: usize>(
         }
     }
     *out = scores;
+}
+
+/// Adds Σ_j w_j v_j for a panel of components.
+#[inline(always)]
+pub(super) fn sum_panel<L: Lanes, const ROWS: usize>(
+    lanes: L,
+    weights: &[[L::Vector; VECTORS]],
+    values: &[[L::Real; ROWS]],
+    out: &mut [[L::Vector; VECTORS]; ROWS],
+) {
+    let mut sums = *out;
+    for (weight, values) in weights.iter().zip(values) {
+        for r in 0..ROWS {
+            let value = lanes.splat(values[r]);
+            for u in 0..VECTORS {
+                sums[r][u] = lanes.mul_add(value, weight[u], sums[r][u]);
+            }
+        }
+    }
+    *out = sums;
 }
 
 /// Writes start - Σ_c (q_c - k_c)² for each key of a panel.

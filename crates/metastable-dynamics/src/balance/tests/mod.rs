@@ -2,6 +2,7 @@
 
 mod analysis;
 mod conditioning;
+mod hessian;
 mod manifold;
 mod signs;
 

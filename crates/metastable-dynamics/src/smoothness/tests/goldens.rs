@@ -160,7 +160,7 @@ fn golden_constants_of_distance_and_sigmoid_kernels() {
 
 #[test]
 fn golden_constants_of_two_heads_without_biases_agree_between_blocks_and_products() {
-    // The golden multi-head case has query biases; without them the blocks are the second opinion.
+    // The golden multi-head case, with its biases, stands in `stored`; without them the blocks are the second opinion.
     let head = |h: f64| {
         let (query, key, value) = (det(2, 3, 0.1 + h, 1.0), det(2, 3, 0.5 + h, 1.0), det(2, 3, 0.9 + h, 1.0));
         Head::new(query, key, value, Some(det(3, 2, 1.3 + h, 1.0))).unwrap()

@@ -6,6 +6,8 @@ mod goldens;
 mod inequalities;
 mod invariances;
 mod lanczos;
+mod laws;
+mod stored;
 mod worst_cases;
 
 use super::linear_map::{FlowJacobian, dense};

@@ -1,14 +1,18 @@
 //! Softmax attention of a ragged batch, forward and back. No n x n matrix is kept: weights are made again from queries
 //! and keys, 64 queries at a time.
 
+mod fused;
 mod tangent;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::loss::{LANES, exponentials, largest};
 use super::real::Real;
+use super::widest::widest;
 use crate::product::{Destination, Strided, multiply};
+pub(crate) use fused::{HeadProducts, PointProducts};
 
 /// Heads and who sees whom: query head h looks at key and value head h / (heads / kv_heads).
 #[derive(Debug, Clone, Copy)]
@@ -185,36 +189,38 @@ impl Shape {
     }
 }
 
-/// Interleaved sums; the order is fixed.
-const LANES: usize = 16;
-
 fn softmax<T: Real>(row: &mut [T]) {
-    let largest = row.iter().fold(row[0], |m, s| if *s > m { *s } else { m });
+    let largest = largest(row);
     let mut sums = [T::default(); LANES];
-    let mut chunks = row.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for (score, sum) in chunk.iter_mut().zip(&mut sums) {
-            *score = (*score - largest).exp();
-            *sum += *score;
-        }
-    }
-    let mut total = sums.into_iter().fold(T::default(), |sum, lane| sum + lane);
-    for score in chunks.into_remainder() {
-        *score = (*score - largest).exp();
-        total += *score;
-    }
+    widest(
+        #[inline(always)]
+        || exponentials(row, largest, &mut sums),
+    );
+    let total = sums.into_iter().fold(T::default(), |sum, lane| sum + lane);
     let scale = T::ONE / total;
-    row.iter_mut().for_each(|weight| *weight *= scale);
+    widest(
+        #[inline(always)]
+        || row.iter_mut().for_each(|weight| *weight *= scale),
+    );
 }
 
 /// s ← p ⊙ (s - Σ p ⊙ s).
 fn softmax_backward<T: Real>(p: &[T], s: &mut [T]) {
-    let mut sums = [T::default(); LANES];
-    for (p, s) in p.chunks(LANES).zip(s.chunks(LANES)) {
-        for ((p, s), sum) in p.iter().zip(s).zip(&mut sums) {
-            *sum += *p * *s;
-        }
-    }
-    let mean = sums.into_iter().fold(T::default(), |sum, lane| sum + lane);
-    s.iter_mut().zip(p).for_each(|(s, p)| *s = *p * (*s - mean));
+    widest(
+        #[inline(always)]
+        || {
+            let mut sums = [T::default(); LANES];
+            for (p, s) in p.chunks_exact(LANES).zip(s.chunks_exact(LANES)) {
+                for ((p, s), sum) in p.iter().zip(s).zip(&mut sums) {
+                    *sum += *p * *s;
+                }
+            }
+            let rest = p.len() / LANES * LANES;
+            for ((p, s), sum) in p[rest..].iter().zip(&s[rest..]).zip(&mut sums) {
+                *sum += *p * *s;
+            }
+            let mean = sums.into_iter().fold(T::default(), |sum, lane| sum + lane);
+            s.iter_mut().zip(p).for_each(|(s, p)| *s = *p * (*s - mean));
+        },
+    );
 }

@@ -1,7 +1,9 @@
 //! One block, forward with what the way back needs, and back.
 
+mod paths;
 mod tangent;
 
+pub(crate) use paths::Slopes;
 pub use tangent::LayerPart;
 
 use std::ops::Range;
@@ -9,12 +11,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::adapters::{Adapters, Gradients, Slot};
-use super::attention::Heads;
-use super::attention::Shape;
+use super::attention::{Heads, PointProducts, Shape};
 use super::map::Map;
 use super::norm::FrozenNorm;
-use super::real::{Real, activation};
+use super::real::{Real, activation, each_activation};
 use super::turns::Turns;
+use super::widest::widest;
 use crate::config::{Activation, NormPlace};
 use crate::transformer::attention::Attention;
 use crate::transformer::block::Block;
@@ -32,13 +34,17 @@ pub(crate) struct FrozenBlock<'a, T: Real> {
 }
 
 /// What a layer knows of the batch.
-pub(crate) struct Scene<'a, T> {
+pub(crate) struct Scene<'a, T: Real> {
     /// Tokens of each sequence.
     pub(crate) sequences: &'a [Range<usize>],
     /// Rotary positions, where the family has them.
     pub(crate) turns: Option<&'a Turns<T>>,
     /// How many tokens before itself a token sees.
     pub(crate) lookback: Option<usize>,
+    /// Products of attention at the saved point, where they are wanted more than once.
+    pub(crate) products: Option<&'a PointProducts<T>>,
+    /// The tokens whose next level is wanted, where not all are: a last layer whose loss looks at one a sequence.
+    pub(crate) wanted: Option<&'a [usize]>,
 }
 
 /// What the way back needs of one layer. Everything else is made again from it without a large matrix product.
@@ -48,7 +54,7 @@ pub(crate) struct Saved<T> {
     heads: Heads<T>,
     /// Queries and keys before their norms, where there are norms.
     raw: Option<(Vec<T>, Vec<T>)>,
-    /// [n, heads·head_dim].
+    /// [n, heads·head_dim]; of the wanted tokens only, like all that follows.
     messages: Vec<T>,
     /// x + attention, before its norm where norms stand after.
     middle: Vec<T>,
@@ -105,7 +111,7 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         self.maps[Slot::FeedForwardGate as usize].is_some()
     }
 
-    /// The next level of the stream `x` [n, hidden], and what the way back needs.
+    /// The next level of the stream `x` [n, hidden], or of the wanted tokens, and what the way back needs.
     pub(crate) fn forward(
         &self,
         index: usize,
@@ -119,9 +125,15 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         let (query, raw_query) = self.turned(apply(Slot::Query, input), self.query_norm.as_ref(), scene);
         let (key, raw_key) = self.turned(apply(Slot::Key, input), self.key_norm.as_ref(), scene);
         let heads = Heads { query, key, value: apply(Slot::Value, input) };
-        let messages = self.shape(scene).forward(&heads, scene.sequences);
+        let mut messages = self.shape(scene).forward(&heads, scene.sequences);
+        let mut kept = None;
+        if let Some(wanted) = scene.wanted {
+            let n = x.len() / self.attention_norm.width();
+            messages = gather(&messages, wanted, n);
+            kept = Some(gather(&x, wanted, n));
+        }
         let mut middle = apply(Slot::AttentionOutput, &messages);
-        add(&mut middle, &x);
+        add(&mut middle, kept.as_deref().unwrap_or(&x));
 
         let y = self.after(&self.attention_norm, &middle);
         let y = y.as_deref().unwrap_or(&middle);
@@ -163,6 +175,9 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
             self.attention_norm.backward(&saved.middle, &mut d);
         }
         let back = self.attention_backward(index, saved, &d, wanted, adapters, gradients, scene)?;
+        if let Some(rows) = scene.wanted {
+            d = scatter(&d, rows, saved.x.len() / self.attention_norm.width());
+        }
         self.join(&mut d, back, &self.attention_norm, &saved.x);
         Some(d)
     }
@@ -202,7 +217,9 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
             pull(Slot::FeedForwardGate, input, &d_gate, &mut back, gradients);
         } else {
             d_up.par_chunks_mut(ENTRIES).zip(saved.up.par_chunks(ENTRIES)).for_each(|(d, up)| {
-                d.iter_mut().zip(up).for_each(|(d, up)| *d *= activation(self.activation, *up).1);
+                each_activation!(self.activation, kind, {
+                    d.iter_mut().zip(up).for_each(|(d, up)| *d *= activation(kind, *up).1)
+                });
             });
         }
         pull(Slot::FeedForwardIn, input, &d_up, &mut back, gradients);
@@ -217,11 +234,13 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
             .zip(d_up.par_chunks_mut(ENTRIES))
             .zip(up.par_chunks(ENTRIES).zip(gate.par_chunks(ENTRIES)))
             .for_each(|((d_gate, d_up), (up, gate))| {
-                for (((d_gate, d_up), up), gate) in d_gate.iter_mut().zip(d_up).zip(up).zip(gate) {
-                    let (value, slope) = activation(self.activation, *gate);
-                    *d_gate = *d_up * *up * slope;
-                    *d_up *= value;
-                }
+                each_activation!(self.activation, kind, {
+                    for (((d_gate, d_up), up), gate) in d_gate.iter_mut().zip(d_up).zip(up).zip(gate) {
+                        let (value, slope) = activation(kind, *gate);
+                        *d_gate = *d_up * *up * slope;
+                        *d_up *= value;
+                    }
+                });
             });
         d_gate
     }
@@ -245,7 +264,13 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         if !wanted && inputs.iter().all(|slot| adapters.factors(index, *slot).is_none()) {
             return None;
         }
-        let mut d_heads = self.shape(scene).backward(&saved.heads, scene.sequences, &d_messages);
+        if let Some(rows) = scene.wanted {
+            d_messages = scatter(&d_messages, rows, saved.x.len() / self.attention_norm.width());
+        }
+        let mut d_heads = match scene.products {
+            Some(products) => products.backward(&d_messages),
+            None => self.shape(scene).backward(&saved.heads, scene.sequences, &d_messages),
+        };
         drop(d_messages);
         let raw = saved.raw.as_ref();
         self.turned_backward(&mut d_heads.query, self.query_norm.as_ref(), raw.map(|raw| &raw.0[..]), scene);
@@ -292,13 +317,17 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         let kind = self.activation;
         match gate {
             None => inner.par_chunks_mut(ENTRIES).zip(up.par_chunks(ENTRIES)).for_each(|(inner, up)| {
-                inner.iter_mut().zip(up).for_each(|(inner, up)| *inner = activation(kind, *up).0);
+                each_activation!(kind, kind, {
+                    inner.iter_mut().zip(up).for_each(|(inner, up)| *inner = activation(kind, *up).0)
+                });
             }),
             Some(gate) => {
                 let inputs = up.par_chunks(ENTRIES).zip(gate.par_chunks(ENTRIES));
                 inner.par_chunks_mut(ENTRIES).zip(inputs).for_each(|(inner, (up, gate))| {
                     let pairs = up.iter().zip(gate);
-                    inner.iter_mut().zip(pairs).for_each(|(inner, (up, g))| *inner = *up * activation(kind, *g).0);
+                    each_activation!(kind, kind, {
+                        inner.iter_mut().zip(pairs).for_each(|(inner, (up, g))| *inner = *up * activation(kind, *g).0)
+                    });
                 });
             }
         }
@@ -316,9 +345,28 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
     }
 }
 
+/// The chosen rows of a matrix of n rows.
+fn gather<T: Real>(values: &[T], rows: &[usize], n: usize) -> Vec<T> {
+    let width = values.len() / n;
+    rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
+}
+
+/// A matrix of n rows that is zero but for the chosen ones.
+fn scatter<T: Real>(values: &[T], rows: &[usize], n: usize) -> Vec<T> {
+    let width = values.len() / rows.len();
+    let mut all = vec![T::default(); n * width];
+    for (row, values) in rows.iter().zip(values.chunks_exact(width)) {
+        all[row * width..(row + 1) * width].copy_from_slice(values);
+    }
+    all
+}
+
 /// x ← x + y.
 fn add<T: Real>(x: &mut [T], y: &[T]) {
     x.par_chunks_mut(ENTRIES).zip(y.par_chunks(ENTRIES)).for_each(|(x, y)| {
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += *y);
+        widest(
+            #[inline(always)]
+            || x.iter_mut().zip(y).for_each(|(x, y)| *x += *y),
+        );
     });
 }

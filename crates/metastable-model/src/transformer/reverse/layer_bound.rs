@@ -8,12 +8,15 @@
 //! N_ij = Σ_h P_ij (‖W V‖ + |W (v_j - v̄_i)| ‖K‖ |q̃_i|/√k) + δ_ij σ_i(W v) σ_i(k̃) ‖Q‖/√k
 //! ```
 //!
-//! with σ_i the standard deviation under the weights of row i (Cauchy-Schwarz).
+//! with σ_i the standard deviation under the weights of row i (Cauchy-Schwarz). Where queries and keys are normalised,
+//! ‖Q‖ and ‖K‖ are multiplied by the slopes of the norms at the tokens i and j. One head alone has its own N; larger
+//! parts of a block follow from the slopes of norms and of the feed-forward part, as 1 + … for a residual connection.
 
 use metastable_dynamics::smoothness::nonnegative::spectral_norm_upper;
 use metastable_dynamics::{DynamicsError, Matrix};
 use rayon::prelude::*;
 
+use super::block::LayerPart;
 use super::layer::Layer;
 use super::real::Real;
 use crate::linear::Linear;
@@ -21,17 +24,45 @@ use crate::linear::Linear;
 /// Relative margin for the rounding of weights, values and sums in f32: a few hundred of its eps.
 const ROUNDING: f64 = 1e-4;
 
-/// ‖D‖_2 ≤ this, for attention alone; none where queries and keys are normalised (Qwen 3). O(H n² k).
-pub(crate) fn attention_upper<T: Real>(layer: &Layer<'_, T>) -> Result<Option<f64>, DynamicsError> {
-    let attention = layer.attention();
-    if attention.query_norm.is_some() || attention.key_norm.is_some() {
-        return Ok(None);
-    }
+/// ‖D‖_2 ≤ this, for attention alone. O(H n² k).
+///
+/// # Errors
+/// [`DynamicsError::Decomposition`].
+pub(crate) fn attention_upper<T: Real>(layer: &Layer<'_, T>) -> Result<f64, DynamicsError> {
     let n = layer.count();
     let parts: Vec<Vec<f64>> =
-        (0..attention.heads).map(|head| head_norms(layer, head)).collect::<Result<_, DynamicsError>>()?;
+        (0..layer.attention().heads).map(|head| head_norms(layer, head)).collect::<Result<_, DynamicsError>>()?;
     let sum = Matrix::from_fn(n, n, |i, j| parts.iter().map(|part| part[i * n + j]).sum());
-    Ok(Some(spectral_norm_upper(&sum) * (1.0 + ROUNDING)))
+    Ok(spectral_norm_upper(&sum) * (1.0 + ROUNDING))
+}
+
+/// ‖D_h‖_2 ≤ this, for one head with its part of the output map. O(n² k).
+///
+/// # Errors
+/// As [`attention_upper`].
+pub(crate) fn head_upper<T: Real>(layer: &Layer<'_, T>, head: usize) -> Result<f64, DynamicsError> {
+    let n = layer.count();
+    let norms = Matrix::new("norms of blocks", n, n, head_norms(layer, head)?)?;
+    Ok(spectral_norm_upper(&norms) * (1.0 + ROUNDING))
+}
+
+/// ‖D‖_2 ≤ this, for a part of a layer. [`LayerPart::Block`] costs O(hidden²·intermediate) besides.
+///
+/// # Errors
+/// As [`attention_upper`].
+pub(crate) fn part_upper<T: Real>(layer: &Layer<'_, T>, part: LayerPart) -> Result<f64, DynamicsError> {
+    let (attention, slopes) = (attention_upper(layer)?, layer.slopes());
+    let before = |slope: f64| if slopes.is_before { slope } else { 1.0 };
+    let after = |slope: f64| if slopes.is_before { 1.0 } else { slope };
+    let composite = attention * before(slopes.attention_norm);
+    let residual = (1.0 + composite) * after(slopes.attention_norm);
+    let feed_forward = || layer.feed_forward_upper() * before(slopes.feed_forward_norm);
+    Ok(match part {
+        LayerPart::Attention => attention,
+        LayerPart::Composite => composite,
+        LayerPart::Residual => residual,
+        LayerPart::Block => residual * (1.0 + feed_forward()) * after(slopes.feed_forward_norm),
+    } * (1.0 + ROUNDING))
 }
 
 /// One head's part of N, [n, n].
@@ -60,6 +91,7 @@ fn head_norms<T: Real>(layer: &Layer<'_, T>, head: usize) -> Result<Vec<f64>, Dy
     let values = Matrix::new("values", n, k, part(&heads.value, narrow, shared))?.multiply(&output_root);
     let weights = shape.dense_weights(heads, n, head);
     let scale = 1.0 / (k as f64).sqrt();
+    let [query_slopes, key_slopes] = layer.projection_slopes(head);
     let mut norms = vec![0.0; n * n];
     norms.par_chunks_exact_mut(n).enumerate().for_each(|(i, norms)| {
         let row = &weights[i * n..(i + 1) * n];
@@ -67,10 +99,10 @@ fn head_norms<T: Real>(layer: &Layer<'_, T>, head: usize) -> Result<Vec<f64>, Dy
         let spreads = spreads(row, values.as_slice(), k);
         let key_variance: f64 = row.iter().zip(&self::spreads(row, &keys, k)).map(|(p, s)| p * s * s).sum();
         let value_variance: f64 = row.iter().zip(&spreads).map(|(p, s)| p * s * s).sum();
-        for ((norm, p), spread) in norms.iter_mut().zip(row).zip(&spreads) {
-            *norm = p * (value_norm + spread * key_norm * query * scale);
+        for (((norm, p), spread), slope) in norms.iter_mut().zip(row).zip(&spreads).zip(&key_slopes) {
+            *norm = p * (value_norm + spread * key_norm * slope * query * scale);
         }
-        norms[i] += (key_variance * value_variance).sqrt() * query_norm * scale;
+        norms[i] += (key_variance * value_variance).sqrt() * query_norm * query_slopes[i] * scale;
     });
     Ok(norms)
 }

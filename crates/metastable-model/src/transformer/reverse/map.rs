@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::real::Real;
 use crate::linear::Linear;
-use crate::product::{Destination, Strided, multiply};
+use crate::product::{Destination, Strided, multiply, multiply_on_all};
 
 /// y = W x + b with W [outputs, inputs].
 pub(crate) struct Map<'a, T: Real> {
@@ -57,13 +57,17 @@ impl<'a, T: Real> Map<'a, T> {
         Strided::new(&self.weight, self.outputs, self.inputs, self.inputs)
     }
 
-    /// Maps tokens `x` [n, inputs] to [n, outputs]. O(n·inputs·outputs), parallel over tokens.
+    /// Maps tokens `x` [n, inputs] to [n, outputs]. O(n·inputs·outputs), parallel over outputs.
     pub(crate) fn forward(&self, factors: Option<Factors<'_, T>>, x: &[T]) -> Vec<T> {
-        let mut y = vec![T::default(); x.len() / self.inputs * self.outputs];
+        let mut y = self.product(x);
+        let c = factors.and_then(|factors| factors.row_factors);
+        if factors.is_none() && self.bias.is_none() {
+            return y;
+        }
         y.par_chunks_mut(BLOCK * self.outputs).zip(x.par_chunks(BLOCK * self.inputs)).for_each(|(y, x)| {
-            self.product(factors, x, y);
+            self.add_update(factors, x, y);
             for row in y.chunks_exact_mut(self.outputs) {
-                if let Some(c) = factors.and_then(|factors| factors.row_factors) {
+                if let Some(c) = c {
                     row.iter_mut().zip(c).for_each(|(y, c)| *y *= *c);
                 }
                 if let Some(bias) = &self.bias {
@@ -74,16 +78,22 @@ impl<'a, T: Real> Map<'a, T> {
         y
     }
 
-    /// (W + s·B A) x for one block of tokens.
-    fn product(&self, factors: Option<Factors<'_, T>>, x: &[T], y: &mut [T]) {
-        let rows = Strided::new(x, x.len() / self.inputs, self.inputs, self.inputs);
-        multiply(T::ONE, rows, self.weight().transposed(), Destination::Overwrite, y);
-        if let Some(factors) = factors {
-            let inner = factors.inner(x, self.inputs);
-            let inner = Strided::new(&inner, x.len() / self.inputs, factors.rank, factors.rank);
-            let b = Strided::new(factors.b, self.outputs, factors.rank, factors.rank);
-            multiply(factors.scale, inner, b.transposed(), Destination::Add, y);
-        }
+    /// W x of all tokens.
+    fn product(&self, x: &[T]) -> Vec<T> {
+        let n = x.len() / self.inputs;
+        let mut y = vec![T::default(); n * self.outputs];
+        let rows = Strided::new(x, n, self.inputs, self.inputs);
+        multiply_on_all(T::ONE, rows, self.weight().transposed(), Destination::Overwrite, &mut y);
+        y
+    }
+
+    /// y += s·B A x for one block of tokens.
+    fn add_update(&self, factors: Option<Factors<'_, T>>, x: &[T], y: &mut [T]) {
+        let Some(factors) = factors else { return };
+        let inner = factors.inner(x, self.inputs);
+        let inner = Strided::new(&inner, x.len() / self.inputs, factors.rank, factors.rank);
+        let b = Strided::new(factors.b, self.outputs, factors.rank, factors.rank);
+        multiply(factors.scale, inner, b.transposed(), Destination::Add, y);
     }
 
     /// Adds the pulled-back cotangent W'ᵀ dy to `dx`, and the factors' gradients to `gradients`. `x` is what the map was
@@ -126,10 +136,8 @@ impl<'a, T: Real> Map<'a, T> {
 
     /// dx += dy W.
     fn pull(&self, dy: &[T], dx: &mut [T]) {
-        dx.par_chunks_mut(BLOCK * self.inputs).zip(dy.par_chunks(BLOCK * self.outputs)).for_each(|(dx, dy)| {
-            let rows = Strided::new(dy, dy.len() / self.outputs, self.outputs, self.outputs);
-            multiply(T::ONE, rows, self.weight(), Destination::Add, dx);
-        });
+        let rows = Strided::new(dy, dy.len() / self.outputs, self.outputs, self.outputs);
+        multiply_on_all(T::ONE, rows, self.weight(), Destination::Add, dx);
     }
 
     /// g_B += s·dyᵀ (x Aᵀ), g_A += (s·dy B)ᵀ x: parallel over rows of g_B and columns of g_A, whole sums in each.
@@ -162,12 +170,12 @@ impl<'a, T: Real> Map<'a, T> {
 
     /// ∂L/∂c_o += Σ_t dy_to ((W + s·B A) x_t)_o; the product is made again rather than kept.
     fn row_factor_gradient(&self, factors: Factors<'_, T>, x: &[T], dy: &[T], dc: &mut [T]) {
+        let mut y = self.product(x);
         let blocks: Vec<Vec<T>> = x
             .par_chunks(BLOCK * self.inputs)
-            .zip(dy.par_chunks(BLOCK * self.outputs))
-            .map(|(x, dy)| {
-                let mut y = vec![T::default(); dy.len()];
-                self.product(Some(factors), x, &mut y);
+            .zip(dy.par_chunks(BLOCK * self.outputs).zip(y.par_chunks_mut(BLOCK * self.outputs)))
+            .map(|(x, (dy, y))| {
+                self.add_update(Some(factors), x, y);
                 let mut sum = vec![T::default(); self.outputs];
                 for (y, dy) in y.chunks_exact(self.outputs).zip(dy.chunks_exact(self.outputs)) {
                     sum.iter_mut().zip(y).zip(dy).for_each(|((sum, y), dy)| *sum += *y * *dy);

@@ -11,6 +11,7 @@
 pub(crate) mod adapters;
 mod attention;
 mod block;
+pub(crate) mod circuits;
 mod layer;
 mod layer_bound;
 mod loss;
@@ -19,15 +20,18 @@ mod masked;
 mod norm;
 mod pass;
 pub(crate) mod real;
+pub(crate) mod single;
+mod spectral;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turns;
+mod widest;
 
 pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
 #[cfg(doc)]
 use block::FrozenBlock;
 pub use block::LayerPart;
 pub(crate) use layer::{Layer, PartJacobian};
-pub(crate) use layer_bound::attention_upper;
+pub(crate) use layer_bound::{head_upper, part_upper};
 pub(crate) use loss::Likelihood;
 pub(crate) use pass::{Goal, HeadKind, HeadValues, Keeps, Pass, Ragged, Sums};

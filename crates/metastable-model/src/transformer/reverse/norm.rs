@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::real::Real;
+use super::widest::widest;
 use crate::config::NormKind;
 use crate::transformer::norm::Norm;
 
@@ -26,17 +27,27 @@ impl<'a, T: Real> FrozenNorm<'a, T> {
         Self { kind: norm.kind(), gain: T::share(norm.gain()), bias: T::share(norm.bias()), epsilon: norm.epsilon() }
     }
 
+    /// The width of a token.
+    pub(crate) fn width(&self) -> usize {
+        self.gain.len()
+    }
+
     /// The normalised tokens of `x` [n, width].
     pub(crate) fn forward(&self, x: &[T]) -> Vec<T> {
         let width = self.gain.len();
         let mut y = vec![T::default(); x.len()];
         y.par_chunks_mut(BLOCK * width).zip(x.par_chunks(BLOCK * width)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let (mean, scale) = self.moments(x);
-                for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(self.gain.iter()).zip(self.bias.iter()) {
-                    *y = (*x - mean) * scale * *gain + *bias;
-                }
-            }
+            widest(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        let (mean, scale) = self.moments(x);
+                        for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(self.gain.iter()).zip(self.bias.iter()) {
+                            *y = (*x - mean) * scale * *gain + *bias;
+                        }
+                    }
+                },
+            );
         });
         y
     }
@@ -48,27 +59,41 @@ impl<'a, T: Real> FrozenNorm<'a, T> {
         let width = self.gain.len();
         let n = T::from_f64(width as f64);
         dy.par_chunks_mut(BLOCK * width).zip(x.par_chunks(BLOCK * width)).for_each(|(dy, x)| {
-            for (dy, x) in dy.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let (mean, scale) = self.moments(x);
-                let (mut sum, mut product) = ([T::default(); LANES], [T::default(); LANES]);
-                for (k, ((dy, x), gain)) in dy.iter_mut().zip(x).zip(self.gain.iter()).enumerate() {
-                    *dy *= *gain;
-                    sum[k % LANES] += *dy;
-                    product[k % LANES] += *dy * (*x - mean) * scale;
-                }
-                let sum = match self.kind {
-                    NormKind::LayerNorm => total(sum) / n,
-                    NormKind::RmsNorm => T::default(),
-                };
-                let product = total(product) / n;
-                for (dy, x) in dy.iter_mut().zip(x) {
-                    *dy = scale * (*dy - sum - (*x - mean) * scale * product);
-                }
-            }
+            widest(
+                #[inline(always)]
+                || {
+                    for (dy, x) in dy.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        self.token_backward(dy, x, n);
+                    }
+                },
+            );
         });
     }
 
+    #[inline(always)]
+    fn token_backward(&self, dy: &mut [T], x: &[T], n: T) {
+        let (mean, scale) = self.moments(x);
+        let (mut sum, mut product) = ([T::default(); LANES], [T::default(); LANES]);
+        let triples = dy.chunks_mut(LANES).zip(x.chunks(LANES)).zip(self.gain.chunks(LANES));
+        for ((dy, x), gain) in triples {
+            for ((((dy, x), gain), sum), product) in dy.iter_mut().zip(x).zip(gain).zip(&mut sum).zip(&mut product) {
+                *dy *= *gain;
+                *sum += *dy;
+                *product += *dy * (*x - mean) * scale;
+            }
+        }
+        let sum = match self.kind {
+            NormKind::LayerNorm => total(sum) / n,
+            NormKind::RmsNorm => T::default(),
+        };
+        let product = total(product) / n;
+        for (dy, x) in dy.iter_mut().zip(x) {
+            *dy = scale * (*dy - sum - (*x - mean) * scale * product);
+        }
+    }
+
     /// The mean that is taken away (0 for RMSNorm) and the factor that follows it.
+    #[inline(always)]
     fn moments(&self, x: &[T]) -> (T, T) {
         let n = x.len() as f64;
         let mean = match self.kind {
@@ -83,10 +108,12 @@ impl<'a, T: Real> FrozenNorm<'a, T> {
 /// Interleaved sums, so that additions need not wait for each other; the order is fixed.
 const LANES: usize = 8;
 
+#[inline(always)]
 fn total<T: Real>(lanes: [T; LANES]) -> T {
     lanes.into_iter().fold(T::default(), |sum, lane| sum + lane)
 }
 
+#[inline(always)]
 fn sum<T: Real>(values: &[T], f: impl Fn(f64) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);

@@ -66,6 +66,17 @@ pub(crate) enum HeadKind {
     Last,
 }
 
+impl HeadKind {
+    /// The token of each sequence that it looks at.
+    fn tokens(self, sequences: &[Range<usize>]) -> Vec<usize> {
+        let token = |sequence: &Range<usize>| match self {
+            Self::Pooler => sequence.start,
+            Self::Last => sequence.end - 1,
+        };
+        sequences.iter().map(token).collect()
+    }
+}
+
 /// A trained classifier: scores = W v + b.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HeadValues<T> {
@@ -116,8 +127,18 @@ impl<'a, T: Real> Pass<'a, T> {
         let adapters = Adapters { places, modules };
         let (config, sequences) = (&self.transformer.config, batch.ranges());
         let turns = self.turns(batch);
-        let scene =
-            |layer| Scene { sequences: &sequences, turns: turns.as_ref(), lookback: lookback(config.mask, layer) };
+        // A classifier looks at one token a sequence: the last layer makes no other.
+        let wanted = match goal {
+            Goal::Classes { head, .. } => Some(head.kind.tokens(&sequences)),
+            Goal::Tokens(_) => None,
+        };
+        let scene = |layer| Scene {
+            sequences: &sequences,
+            turns: turns.as_ref(),
+            lookback: lookback(config.mask, layer),
+            products: None,
+            wanted: wanted.as_deref().filter(|_| layer + 1 == config.layers),
+        };
         let first = self.first_adapted(places);
         let mut kept = Vec::new();
         let mut x = self.embedded(batch);
@@ -133,10 +154,10 @@ impl<'a, T: Real> Pass<'a, T> {
         let hidden = self.final_norm.as_ref().map(|norm| norm.forward(&x));
         let last = hidden.as_deref().unwrap_or(&x);
         let Some(Sums { modules: into, head }) = sums else {
-            return self.loss(last, &sequences, goal, weight, None, None);
+            return self.loss(last, goal, weight, None, None);
         };
         let mut d = vec![T::default(); last.len()];
-        let likelihood = self.loss(last, &sequences, goal, weight, Some(&mut d), head);
+        let likelihood = self.loss(last, goal, weight, Some(&mut d), head);
         if let Some(norm) = &self.final_norm {
             norm.backward(&x, &mut d);
         }
@@ -177,7 +198,6 @@ impl<'a, T: Real> Pass<'a, T> {
     fn loss(
         &self,
         x: &[T],
-        sequences: &[Range<usize>],
         goal: &Goal<'_, T>,
         weight: f64,
         d: Option<&mut [T]>,
@@ -191,15 +211,14 @@ impl<'a, T: Real> Pass<'a, T> {
                 let map = self.output.as_ref().expect("a goal of tokens is refused for models without an output map");
                 loss::cross_entropy(map, x, labels, weight, d)
             }
-            Goal::Classes { labels, head } => self.class_loss(x, sequences, labels, head, weight, d, head_sums),
+            Goal::Classes { labels, head } => self.class_loss(x, labels, head, weight, d, head_sums),
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the arms of one match")]
+    /// `x` holds the token of each sequence that the head looks at.
     fn class_loss(
         &self,
         x: &[T],
-        sequences: &[Range<usize>],
         labels: &[u32],
         head: &HeadValues<T>,
         weight: f64,
@@ -208,11 +227,7 @@ impl<'a, T: Real> Pass<'a, T> {
     ) -> Likelihood {
         let hidden = self.transformer.config.hidden;
         let mut likelihood = Likelihood::default();
-        for (sequence, label) in sequences.iter().zip(labels) {
-            let token = match head.kind {
-                HeadKind::Pooler => sequence.start,
-                HeadKind::Last => sequence.end - 1,
-            };
+        for (token, label) in labels.iter().enumerate() {
             let state = &x[token * hidden..(token + 1) * hidden];
             let pooled = self.pooled(head.kind, state);
             let mut scores = head.scores(&pooled);

@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use metastable_dynamics::attention::fused::HeadJacobian;
+
+use super::attention::HeadProducts;
 use crate::config::Activation;
 use crate::product::Entry;
 
@@ -20,6 +23,8 @@ pub(crate) trait Real:
     + SubAssign
     + MulAssign
 {
+    /// Jacobian products of one head in these numbers.
+    type HeadProducts: HeadProducts<Self>;
     /// The nearest number.
     fn from_f64(x: f64) -> Self;
     /// The same number.
@@ -33,6 +38,8 @@ pub(crate) trait Real:
 }
 
 impl Real for f32 {
+    type HeadProducts = HeadJacobian<Self>;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
@@ -76,6 +83,8 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    type HeadProducts = HeadJacobian<Self>;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
@@ -98,6 +107,25 @@ impl Real for f64 {
         Cow::Owned(weights.iter().map(|x| f64::from(*x)).collect())
     }
 }
+
+/// Runs a loop with a known activation, once compiled for each, in the machine's widest registers.
+macro_rules! each_activation {
+    ($kind:expr, $known:ident, $work:expr) => {
+        match $kind {
+            Activation::Gelu => each_activation!(@ Activation::Gelu, $known, $work),
+            Activation::GeluTanh => each_activation!(@ Activation::GeluTanh, $known, $work),
+            Activation::Silu => each_activation!(@ Activation::Silu, $known, $work),
+            Activation::Relu => each_activation!(@ Activation::Relu, $known, $work),
+        }
+    };
+    (@ $kind:expr, $known:ident, $work:expr) => {
+        widest(#[inline(always)] || {
+            let $known = $kind;
+            $work
+        })
+    };
+}
+pub(super) use each_activation;
 
 /// σ(x) and σ'(x).
 #[inline(always)]

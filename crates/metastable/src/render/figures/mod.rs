@@ -7,15 +7,16 @@ mod laws;
 mod sweep;
 mod trajectories;
 
-use super::Display;
+use super::{Display, finetune};
 use serde_json::Value;
 
 /// Draws the figures that the report has data for, as pairs (file name, SVG text).
 ///
 /// `trajectories.svg` (clouds and trails), `clusters.svg` (number of clusters), `energy.svg`, `distances.svg`
-/// (measured distance against the proven envelope), `cosine.svg`, `laws.svg` (what theory
-/// says of the run, where it says something); for `inspect` also `layers.svg` and `spectra.svg`; for Gaussians
-/// `eigenvalues.svg`, `ellipses.svg` and, for d = 2, `cone.svg`; for `sweep` one `map-`, `curve-` or `histogram-` figure a column.
+/// (measured distance against the proven envelope), `cosine.svg`, `laws.svg` (what theory says of the run, where it says
+/// something); for `inspect` also `layers.svg` and `spectra.svg`; for Gaussians
+/// `eigenvalues.svg`, `ellipses.svg` and, for d = 2, `cone.svg`; for `sweep` one `map-`, `curve-` or `histogram-` figure a column;
+/// for `finetune`, one run or several in comparison, `loss.svg` and seven more, and `probe-` figures.
 /// Axes are named with their symbols; captions state the configuration's title and seed. The same input gives the
 /// same bytes. Cost O(S n).
 pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
@@ -35,5 +36,5 @@ pub fn figures(report: &Value, display: &Display) -> Vec<(String, String)> {
         ("cone.svg", gaussian::cone(report, display)),
     ];
     let drawn = drawn.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?)));
-    drawn.chain(sweep::draw(report)).collect()
+    drawn.chain(sweep::draw(report)).chain(finetune::figures(report)).collect()
 }

@@ -1,4 +1,4 @@
-// What `inspect` adds: the model, the text coloured by cluster, the tables of layers and heads, their spectra.
+// What `inspect` adds: the model, the text coloured by cluster, tables, the table of layers.
 
 function modelSection() {
   const model = report.model;
@@ -37,9 +37,9 @@ function textSection() {
 function sortable(label, columns, records, onpick) {
   const body = h("tbody");
   let sorted = null, direction = 1, needle = "";
-  const cell = (record, column) => (column.show ? column.show(record) : column.text ? String(record[column.key] ?? "–") : Number.isInteger(record[column.key]) ? String(record[column.key]) : show(record[column.key]));
+  const cell = (record, column) => (column.show ? column.show(record) : typeof record[column.key] === "boolean" ? shown(record[column.key]) : column.text ? String(record[column.key] ?? "–") : Number.isInteger(record[column.key]) ? String(record[column.key]) : show(record[column.key]));
   const rows = records.map((record) => {
-    const row = h("tr", { class: onpick ? "pick" : null, tabindex: onpick ? 0 : null }, columns.map((column) => h("td", { class: column.text ? "words" : null }, cell(record, column))));
+    const row = h("tr", { class: onpick ? "pick" : null, tabindex: onpick ? 0 : null }, columns.map((column) => h("td", { class: column.name ? "name" : column.text ? "words" : null }, cell(record, column))));
     if (onpick) {
       const choose = () => { rows.forEach((other) => other.row.setAttribute("aria-selected", String(other.row === row))); onpick(record); };
       row.addEventListener("click", choose);
@@ -61,7 +61,7 @@ function sortable(label, columns, records, onpick) {
   };
   const amount = h("span");
   const heads = columns.map((column) => {
-    const head = h("th", { scope: "col", class: column.text ? "words" : null }, h("button", { type: "button", tabindex: 0, onclick: () => {
+    const head = h("th", { scope: "col", class: column.name ? "name" : column.text ? "words" : null }, h("button", { type: "button", tabindex: 0, onclick: () => {
       direction = sorted === column ? -direction : 1;
       sorted = column;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
@@ -86,51 +86,27 @@ function columnsOf(records, first) {
 }
 const recordsCsv = (columns, records) => csv(columns.map((column) => column.key), records.map((record) => columns.map((column) => record[column.key])));
 
+// The groups of a layer's numbers: those of all tokens, and one for each part of the row.
+const LAYER_GROUPS = { "": "all tokens", without_special: "without special tokens", without_first: "without the first, too", first_token: "the first token", lipschitz: "Lipschitz constants", gaussian_surrogate: "Gaussian surrogate" };
+
 function layersSection() {
   const layers = list(report.layers);
   if (!layers.length) return null;
-  const columns = columnsOf(layers, [["index", "layer"], ["mean_cosine", "mean cosine"], ["n_clusters", "clusters"], ["effective_rank", "effective rank"], ["anisotropy", "anisotropy"], ["energy", "energy"], ["radius_mean", "mean radius"]]);
-  for (const key of new Set(layers.flatMap((layer) => Object.keys(layer).filter((name) => layer[name] && typeof layer[name] === "object" && !Array.isArray(layer[name]))))) {
-    for (const part of new Set(layers.flatMap((layer) => Object.keys(layer[key] || {})))) columns.push({ key: `${key}.${part}`, words: `${key} ${part}`.replace(/_/g, " "), show: (layer) => show((layer[key] || {})[part]), value: (layer) => (layer[key] || {})[part] });
-  }
-  const made = sortable("Layers", columns, layers, (layer) => { if (isNumber(layer.index)) { stop(); setTime(layer.index); } });
-  return section("layers", "Layer by layer", figure("layers", "Observables of the hidden states of every layer; layer 0 is the embedding. Choose a row to go to its layer.", made.node, made.tools, { csv: () => recordsCsv(columns, layers) }));
+  const own = columnsOf(layers, [["index", "layer"], ["mean_cosine", "mean cosine"], ["n_clusters", "clusters"], ["effective_rank", "effective rank"], ["anisotropy", "anisotropy"], ["energy", "energy"], ["radius_mean", "mean radius"]]);
+  const isPart = (value) => value && typeof value === "object" && !Array.isArray(value);
+  const parts = [...new Set(layers.flatMap((layer) => Object.keys(layer).filter((name) => isPart(layer[name]))))];
+  const columnsOfPart = (key) => [...new Set(layers.flatMap((layer) => Object.keys(layer[key] || {})))].filter((part) => layers.some((layer) => layer[key] && layer[key][part] !== null)).map((part) => ({ key: `${key}.${part}`, words: part.replace(/_/g, " "), show: (layer) => shown((layer[key] || {})[part]), value: (layer) => (layer[key] || {})[part] }));
+  const groups = [["", own], ...parts.map((key) => [key, [own[0], ...columnsOfPart(key)]])].filter(([, columns]) => columns.length > 1);
+  const holder = h("div"), tools = h("span");
+  const choose = (key) => {
+    const made = sortable("Layers", groups.find(([name]) => name === key)[1], layers, (layer) => { if (isNumber(layer.index)) { stop(); setTime(layer.index); } });
+    holder.replaceChildren(made.node);
+    tools.replaceChildren(...made.tools);
+  };
+  choose("");
+  const everything = [...own, ...groups.slice(1).flatMap(([, columns]) => columns.slice(1))];
+  const pick = groups.length > 1 && choice("Which numbers", groups.map(([key]) => [key, LAYER_GROUPS[key] || key.replace(/_/g, " ")]), "", choose);
+  const rows = () => csv(everything.map((column) => column.key), layers.map((layer) => everything.map((column) => (column.value ? column.value(layer) : layer[column.key]))));
+  return section("layers", "Layer by layer", figure("layers", "Observables of the hidden states of every layer; layer 0 is the embedding. Choose a row to go to its layer. The data file has all groups.", holder, [pick, tools].filter(Boolean), { csv: rows }));
 }
-
-function spectraPlot(heads, width, chosen) {
-  const side = Math.min(width, 520), left = 54, right = side - 10, top = 10, bottom = side - 54;
-  const reach = Math.max(1e-12, ...heads.flatMap((head) => list(head.ov_eigenvalues_top).flatMap((z) => list(z).map(Math.abs)))) * 1.08;
-  const x = scale(-reach, reach, left, right), y = scale(-reach, reach, bottom, top);
-  const last = Math.max(1, ...heads.map((head) => head.layer || 0));
-  const node = s("svg", { class: "plot", viewBox: `0 0 ${side} ${bottom + 40}`, role: "img", "aria-label": "Eigenvalues of the value-output circuits in the complex plane", "data-title": "spectra" });
-  frameAndTicks(node, { left, right, top, bottom }, x, y, { x: "Re $λ$", y: "Im $λ$", yOffset: 40 });
-  if (reach > 1) node.append(s("circle", { class: "ring", cx: x.at(0), cy: y.at(0), r: x.at(1) - x.at(0) }));
-  const order = heads.slice().sort((a, b) => (a === chosen) - (b === chosen));
-  for (const head of order) for (const [re, im] of list(head.ov_eigenvalues_top).filter((z) => list(z).length === 2 && z.every(isNumber))) {
-    const words = `layer ${head.layer}, head ${head.head}: λ = ${show(re)} ${im < 0 ? "−" : "+"} ${show(Math.abs(im))} i`;
-    const dot = s("circle", { cx: x.at(re), cy: y.at(im), r: head === chosen ? 5 : 3.2, fill: rgb(ramp(DEEP, (head.layer || 0) / last)), "fill-opacity": chosen && head !== chosen ? 0.3 : 0.9, class: head === chosen ? "chosen" : null });
-    dot.addEventListener("pointermove", (event) => showTip(event, words));
-    dot.addEventListener("pointerleave", hideTip);
-    node.append(dot);
-  }
-  return node;
-}
-
-function headsSection() {
-  const heads = list(report.heads);
-  if (!heads.length) return null;
-  const columns = columnsOf(heads, [["layer", "layer"], ["head", "head"], ["qk_rank", "QK rank"], ["qk_stable_rank", "QK stable rank"], ["qk_norm", "QK norm"], ["ov_norm", "OV norm"]]);
-  const largest = (head) => { const z = list(head.ov_eigenvalues_top)[0]; return list(z).length === 2 && z.every(isNumber) ? z : null; };
-  const spectral = heads.some(largest);
-  if (spectral) columns.push({ key: "leading", words: "leading OV λ", value: (head) => (largest(head) ? Math.hypot(...largest(head)) : null), show: (head) => { const z = largest(head); return z ? `${show(z[0], 3)} ${z[1] < 0 ? "−" : "+"} ${show(Math.abs(z[1]), 3)} i` : "–"; } });
-  let chosen = null, node = null, draw = null;
-  const made = sortable("Heads", columns, heads, (head) => { chosen = chosen === head ? null : head; if (draw) draw(holder.clientWidth); });
-  const holder = h("div");
-  if (spectral) { draw = (width) => { node = spectraPlot(heads, Math.max(280, width), chosen); holder.replaceChildren(node); }; responsive(holder, draw); }
-  const last = Math.max(0, ...heads.map((head) => head.layer || 0)), marksOf = [...new Set([0, Math.floor(last / 2), last])];
-  const key = spectral && h("p", { class: "key" }, "layer", marksOf.map((layer) => h("span", null, s("svg", { viewBox: "0 0 12 10" }, s("circle", { cx: 6, cy: 5, r: 4, fill: rgb(ramp(DEEP, last ? layer / last : 0)) })), layer)));
-  const flat = () => csv(["layer", "head", "re", "im"], heads.flatMap((head) => list(head.ov_eigenvalues_top).map(([re, im]) => [head.layer, head.head, re, im])));
-  return section("heads", "Heads and their spectra",
-    figure("heads", "Query-key and value-output circuits of every head. Click a column to sort, a row to find its eigenvalues below.", made.node, made.tools, { csv: () => recordsCsv(columns.filter((column) => column.key !== "leading"), heads) }),
-    spectral && figure("spectra", "The leading eigenvalues of the value-output circuit of every head, coloured by layer. Dashed: the unit circle.", [key, holder], [], { svg: () => exportSvg([node]), csv: flat }));
-}
+const shown = (value) => (typeof value === "boolean" ? (value ? "yes" : "no") : Number.isInteger(value) ? String(value) : show(value));

@@ -5,14 +5,16 @@ function masthead() {
   byId("kicker").textContent = `metastable · ${job}${twin ? " · twin" : ""}`;
   const facts = [];
   const tokens = report.tokens || {};
+  if (report.job === "comparison") facts.push(`${list(report.runs).length} runs`);
+  if (report.job === "finetune" && config.optimizer) facts.push(`${String(config.optimizer.method).replace(/_/g, " ")} on ${config.model}`, `rank ${config.lora ? config.lora.rank : "–"}`, `${report.steps} steps`);
   if (report.points && isNumber(report.points.total)) facts.push(`${report.points.total} points${report.points.failed ? `, ${report.points.failed} failed` : ""}`);
   if (gaussian) facts.push(`a Gaussian in dimension ${tokens.dim ?? "–"}`);
-  else if (isNumber(tokens.count)) facts.push(`${tokens.count} tokens in dimension ${tokens.dim ?? "–"}`);
+  else if (isNumber(tokens.count) && tokens.count > 0) facts.push(`${tokens.count} tokens in dimension ${tokens.dim ?? "–"}`);
   if (config.space && config.space.geometry) facts.push(`${config.space.geometry}${rescaled ? ", rescaled coordinates" : ""}`);
   if (frames) facts.push(layered ? `layers ${times[0]} to ${times[frames - 1]}` : `${axis.symbol} from ${show(times[0])} to ${show(times[frames - 1])}`);
   if (report.solver && report.solver.method) facts.push(`${report.solver.method}, ${show(report.solver.steps)} steps`);
-  if (report.stop && report.stop.reason && !layered) facts.push(`stopped: ${String(report.stop.reason).replace(/_/g, " ")}`);
-  if (report.provenance && report.provenance.seed !== undefined && report.provenance.seed !== null) facts.push(`seed ${report.provenance.seed}`);
+  if (report.stop && report.stop.reason && !layered && !training) facts.push(`stopped: ${String(report.stop.reason).replace(/_/g, " ")}`);
+  if (report.job !== "comparison" && report.provenance && report.provenance.seed !== undefined && report.provenance.seed !== null) facts.push(`seed ${report.provenance.seed}`);
   byId("facts").textContent = facts.join("  ·  ");
   byId("warnings").append(...list(report.warnings).map((words) => h("p", { class: "warning", role: "note" }, h("b", null, "Note. "), String(words))));
 }
@@ -47,7 +49,7 @@ function provenanceSection() {
     h("details", { open: true }, h("summary", null, "Origin"), h("table", null, h("tbody", null, rows))),
     h("details", null, h("summary", null, "Resolved configuration"), h("pre", { tabindex: 0 }, JSON.stringify(config, null, 2))),
     h("details", null, h("summary", null, "How to make this page again"), h("p", { class: "foot" }, "From the run folder, without computing anything: ", h("code", null, "metastable render DIR"), ". ",
-      layered ? ["The run itself: ", h("code", null, "metastable inspect MODEL --text FILE -o DIR"), " with the model and the text above."] : ["The run itself, to the bit on any number of threads: ", h("code", null, `metastable ${report.job === "sweep" ? "sweep" : "simulate"} DIR/config.resolved.toml -o NEW`), "."])),
+      report.job === "adapter" ? ["The run itself: ", h("code", null, "metastable adapter info ADAPTER -o DIR"), "."] : layered ? ["The run itself: ", h("code", null, strings ? "metastable inspect MODEL --text FILE -o DIR" : "metastable inspect MODEL -o DIR"), strings ? " with the model and the text above." : " with the model above."] : ["The run itself, to the bit on any number of threads: ", h("code", null, `metastable ${report.job === "sweep" || report.job === "finetune" ? report.job : "simulate"} DIR/config.resolved.toml -o NEW`), "."])),
     h("details", { class: "no-print" }, h("summary", null, "Keyboard"), h("p", { class: "foot" }, h("kbd", null, "space"), " play or pause, ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " one step (with ", h("kbd", null, "Shift"), " ten), ", h("kbd", null, "Home"), " ", h("kbd", null, "End"), " first and last. In a cloud: ", h("kbd", null, "["), " ", h("kbd", null, "]"), " choose a token, ", h("kbd", null, "Esc"), " let go; in three dimensions the arrows turn the view.")),
     h("p", { class: "foot" }, `metastable ${origin.version ?? ""} · report schema ${report.schema ?? "–"}`));
 }
@@ -135,7 +137,7 @@ function start() {
   const panel = gaussian ? verdictPanel() : timesPanel();
   if (panel) byId("times").append(panel);
   transport();
-  const parts = [sweepFigures, sweepCells, sweepFailures, modelSection, textSection, count && frames ? cloudsSection : null, spectrumSection, ellipsesSection, particlesSection, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, layersSection, headsSection, provenanceSection];
+  const parts = [comparedRuns, runNumbers, sweepFigures, stepsTable, sweepCells, sweepFailures, modelSection, textSection, count && frames ? cloudsSection : null, spectrumSection, ellipsesSection, particlesSection, seriesSection, distanceSection, historySection, cascadeSection, attentionSection, idealisedSection, predictionsSection, layersSection, headsSection, adapterSection, provenanceSection];
   const main = byId("main");
   for (const part of parts) {
     const node = part && part();

@@ -71,6 +71,16 @@ impl<T: Real> FrozenBlock<'_, T> {
 
     /// The derivative of A along a change of its input.
     fn attention_tangent(&self, saved: &Saved<T>, direction: &[T], scene: &Scene<'_, T>) -> Vec<T> {
+        let moved = self.moved_heads(saved, direction, scene);
+        let messages = match scene.products {
+            Some(products) => products.tangent(&moved),
+            None => self.shape(scene).tangent(&saved.heads, &moved, scene.sequences),
+        };
+        self.linear(Slot::AttentionOutput, &messages)
+    }
+
+    /// Changes of queries, keys and values, as they meet, for a change of the input of attention.
+    pub(super) fn moved_heads(&self, saved: &Saved<T>, direction: &[T], scene: &Scene<'_, T>) -> Heads<T> {
         let raw = saved.raw.as_ref();
         let turned = |slot, norm: Option<&FrozenNorm<'_, T>>, raw: Option<&Vec<T>>| {
             let mut d = self.linear(slot, direction);
@@ -82,13 +92,11 @@ impl<T: Real> FrozenBlock<'_, T> {
             }
             d
         };
-        let moved = Heads {
+        Heads {
             query: turned(Slot::Query, self.query_norm.as_ref(), raw.map(|raw| &raw.0)),
             key: turned(Slot::Key, self.key_norm.as_ref(), raw.map(|raw| &raw.1)),
             value: self.linear(Slot::Value, direction),
-        };
-        let messages = self.shape(scene).tangent(&saved.heads, &moved, scene.sequences);
-        self.linear(Slot::AttentionOutput, &messages)
+        }
     }
 
     /// From a change of what enters the second half to one of the block's output, in place.
@@ -121,7 +129,7 @@ impl<T: Real> FrozenBlock<'_, T> {
     }
 
     /// W x, without the constant term.
-    fn linear(&self, slot: Slot, x: &[T]) -> Vec<T> {
+    pub(super) fn linear(&self, slot: Slot, x: &[T]) -> Vec<T> {
         let map = self.map(slot);
         let linear = Map { weight: Cow::Borrowed(&map.weight), bias: None, inputs: map.inputs, outputs: map.outputs };
         linear.forward(None, x)
@@ -130,14 +138,6 @@ impl<T: Real> FrozenBlock<'_, T> {
     /// Queries, keys and values at the saved stream, and the shape of heads.
     pub(crate) fn saved_heads<'s>(&self, saved: &'s Saved<T>, scene: &Scene<'_, T>) -> (&'s Heads<T>, super::Shape) {
         (&saved.heads, self.shape(scene))
-    }
-
-    /// max_i ‖J_i‖ of the norm that stands before attention, from above; 1 where none does.
-    pub(crate) fn norm_slope(&self, saved: &Saved<T>) -> f64 {
-        match self.place {
-            NormPlace::Before => self.attention_norm.slope_upper(&saved.x),
-            NormPlace::After => 1.0,
-        }
     }
 }
 

@@ -118,6 +118,14 @@ pub(super) fn caption(report: &Value) -> String {
     parts.join(" · ")
 }
 
+/// What the number of a cell is, of the numbers of its runs: a mean, unless the report says otherwise.
+pub(super) fn statistic(report: &Value) -> &str {
+    match read::text(report, "/statistic") {
+        "" => "mean over the runs of a cell",
+        other => other,
+    }
+}
+
 fn label(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

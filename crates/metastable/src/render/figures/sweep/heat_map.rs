@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::data::{Axis, Column, Slice, Sweep, caption};
-use crate::render::read;
+use crate::render::heat::{LEVELS, colour, colour_bar};
 use crate::render::svg::{Drawing, INK, Panel, Scale, Stroke, legend};
 use serde_json::Value;
 
@@ -11,21 +11,6 @@ const PLOT: (f64, f64) = (66.0, 500.0);
 const TOP: f64 = 52.0;
 const BOTTOM: f64 = 352.0;
 const BAR: (f64, f64) = (518.0, 532.0);
-/// Colours are told apart in so many steps; neighbours of one colour are one rectangle.
-const LEVELS: usize = 64;
-
-/// Anchors of matplotlib's "viridis" (CC0), equally spaced: even in lightness, and readable without colour vision.
-const VIRIDIS: [(u8, u8, u8); 9] = [
-    (68, 1, 84),
-    (71, 45, 123),
-    (59, 82, 139),
-    (44, 114, 142),
-    (33, 145, 140),
-    (40, 174, 128),
-    (94, 201, 98),
-    (173, 220, 48),
-    (253, 231, 37),
-];
 
 /// Draws one slice of a column of numbers, or the share of its most frequent word.
 pub(super) fn draw(
@@ -71,13 +56,13 @@ pub(super) fn draw(
         }
     }
     for (level, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
-        drawing.fill(path, &colour(level), 1.0);
+        drawing.fill(path, &colour(level as f64 / (LEVELS - 1) as f64), 1.0);
     }
     drawing.outline(&panel, INK);
-    colour_bar(&mut drawing, (low, high));
+    colour_bar(&mut drawing, (low, high), BAR, (BOTTOM, TOP));
     drawing.text((PLOT.0, TOP - 8.0), "start", "font-size=\"12\"", &title);
     overlays(&mut drawing, sweep, (x_axis, y_axis), &panel);
-    let words = format!("{}. Colour: {what} (mean over the runs of a cell).", caption(report));
+    let words = format!("{}. Colour: {what} ({}).", caption(report), super::data::statistic(report));
     drawing.caption(BOTTOM + 54.0, PLOT.0, &words);
     Some(drawing.finish())
 }
@@ -117,27 +102,6 @@ fn rectangle(path: &mut String, panel: &Panel, xs: (f64, f64), ys: (f64, f64)) {
     if let (Some(left), Some(right), Some(bottom), Some(top)) = corners {
         // Writing to a String cannot fail. A hair wider than the cell, so that no seam shows.
         let _ = write!(path, "M{left:.2} {bottom:.2}H{:.2}V{:.2}H{left:.2}Z", right + 0.15, top - 0.15);
-    }
-}
-
-fn colour(level: usize) -> String {
-    let place = level as f64 / (LEVELS - 1) as f64 * (VIRIDIS.len() - 1) as f64;
-    let k = (place as usize).min(VIRIDIS.len() - 2);
-    let (a, b, share) = (VIRIDIS[k], VIRIDIS[k + 1], place - k as f64);
-    let mix = |a: u8, b: u8| (f64::from(a) + share * (f64::from(b) - f64::from(a))).round() as u8;
-    format!("#{:02x}{:02x}{:02x}", mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
-}
-
-fn colour_bar(drawing: &mut Drawing, (low, high): (f64, f64)) {
-    let step = (BOTTOM - TOP) / LEVELS as f64;
-    for level in 0..LEVELS {
-        let bottom = BOTTOM - level as f64 * step;
-        let path = format!("M{:.2} {bottom:.2}H{:.2}V{:.2}H{:.2}Z", BAR.0, BAR.1, bottom - step - 0.15, BAR.0);
-        drawing.fill(&path, &colour(level), 1.0);
-    }
-    for (share, value) in [(0.0, low), (0.5, 0.5 * (low + high)), (1.0, high)] {
-        let y = BOTTOM - share * (BOTTOM - TOP);
-        drawing.text((BAR.1 + 5.0, y + 3.8), "start", "", &read::short(value));
     }
 }
 

@@ -2,15 +2,29 @@
 //!
 //! The products are those of the transformer's reverse pass and of a forward mode beside it, in f32 (the
 //! numbers of the model) or f64 (to compare with).
+//!
+//! Reading order: here layers and their parts; [`heads`] single heads and why they are steep; [`depth`] all blocks one
+//! after another; [`variants`] what they are compared with; [`worst`] clouds and tokens that are worse than the text.
 
+pub mod depth;
+pub mod heads;
+pub mod variants;
+pub mod worst;
+
+pub use depth::DepthConstant;
+pub use heads::{HeadConstant, HeadExplanation, LayerHeads};
+use metastable_dynamics::smoothness::explain::PathShares;
+use metastable_dynamics::smoothness::probable_upper;
 use metastable_dynamics::smoothness::scaling::{PrefixConstant, sweep};
 use metastable_dynamics::smoothness::{LanczosOptions, LinearMap, SingularTriplet, top_singular_triplet};
+pub use variants::Quantization;
+pub use worst::{HeadWorst, TokenSearch, WorstCloud, WorstOptions, WorstToken};
 
 use crate::error::ModelError;
 use crate::model::Model;
 use crate::probe::Hidden;
 pub use crate::transformer::reverse::LayerPart;
-use crate::transformer::reverse::{Layer, PartJacobian, attention_upper};
+use crate::transformer::reverse::{Layer, PartJacobian, part_upper};
 
 /// The numbers that products are made in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,10 +73,26 @@ impl LinearMap for LayerJacobian<'_> {
 pub struct LayerConstant {
     /// The largest singular value found, with its vectors; a lower value.
     pub triplet: SingularTriplet,
-    /// A proven upper bound, for attention alone and with the norm before it; none for the other parts and where
-    /// queries and keys are normalised.
-    pub upper: Option<f64>,
+    /// A proven upper bound, up to the rounding of f32.
+    pub upper: f64,
+    /// An estimate: above the constant but for [`FAILURE_PROBABILITY`] over the random start; none while Lanczos has
+    /// made too few steps to say so.
+    pub probable_upper: Option<f64>,
 }
+
+/// Why the attention of a layer is as steep as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerExplanation {
+    /// Shares of every head's value, query and key path in the constant; all together they add up to it.
+    pub heads: Vec<PathShares>,
+    /// |v_i|² of every token: whom to move. Sums to 1.
+    pub moved: Vec<f64>,
+    /// |u_i|² of every token: who answers. Sums to 1.
+    pub answering: Vec<f64>,
+}
+
+/// The probability that `probable_upper` is below the constant, over the random start of Lanczos.
+pub const FAILURE_PROBABILITY: f64 = 1e-6;
 
 /// Lanczos as products in f32 allow it: their rounding stands for anything finer.
 pub fn single_precision_lanczos() -> LanczosOptions {
@@ -121,14 +151,39 @@ impl Model {
         let stream = self.prefix(hidden, layer, hidden.count())?;
         let map = PartJacobian { layer: Layer::<f32>::at(self.transformer(), layer, stream), part };
         let triplet = top_singular_triplet(&map, options)?;
-        let upper = match part {
-            LayerPart::Attention => attention_upper(&map.layer)?,
-            LayerPart::Composite => attention_upper(&map.layer)?.map(|upper| upper * map.layer.norm_slope()),
-            LayerPart::Residual | LayerPart::Block => None,
-        };
         // Products in f32 may put the lower value above a sharp bound by their rounding.
-        let upper = upper.map(|upper| upper.max(triplet.value));
-        Ok(LayerConstant { triplet, upper })
+        let upper = part_upper(&map.layer, part)?.max(triplet.value);
+        let probable = triplet
+            .random_start
+            .then(|| probable_upper(triplet.value, map.inputs(), triplet.steps, FAILURE_PROBABILITY))
+            .flatten();
+        Ok(LayerConstant { triplet, upper, probable_upper: probable })
+    }
+
+    /// Splits the constant of the attention of a layer, as [`Model::layer_constant`] found it for
+    /// [`LayerPart::Attention`], over heads, paths and tokens. Three forward products.
+    ///
+    /// # Errors
+    /// As [`Model::layer_jacobian`]; [`ModelError::Input`] for singular vectors of another text.
+    pub fn explain_layer(
+        &self,
+        hidden: &Hidden,
+        layer: usize,
+        pair: &SingularTriplet,
+    ) -> Result<LayerExplanation, ModelError> {
+        let stream = self.prefix(hidden, layer, hidden.count())?;
+        if [pair.left.len(), pair.right.len()] != [stream.len(); 2] {
+            let found = format!("{} and {}", pair.left.len(), pair.right.len());
+            return Err(ModelError::input("singular vectors", format!("{} numbers each", stream.len()), found));
+        }
+        let single = |vector: &[f64]| -> Vec<f32> { vector.iter().map(|x| *x as f32).collect() };
+        let shares = Layer::<f32>::at(self.transformer(), layer, stream)
+            .path_shares(&single(&pair.right), &single(&pair.left))
+            .into_iter()
+            .map(|[value, query, key]| PathShares { value, query, key });
+        let n = hidden.count();
+        let (moved, answering) = (heads::energies(&pair.right, n), heads::energies(&pair.left, n));
+        Ok(LayerExplanation { heads: shares.collect(), moved, answering })
     }
 
     /// The constants of growing prefixes of a decoder's text at one layer, each started at the one before.

@@ -1,12 +1,11 @@
-//! From what a user calls a model to its files: a path, or the name of a Hugging Face Hub model that is already in the
-//! local cache. Nothing is downloaded here.
-//!
-//! The cache has a folder `models--ORGANISATION--NAME` per model, in which `refs/REVISION` holds the name of a folder of
-//! `snapshots/`.
+//! What the Hub's local cache holds; nothing is downloaded here.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use super::choose::{Role, choose};
+use super::name::{HubName, is_plain};
+use super::place::{Place, files_of};
 use crate::error::LabError;
 
 /// The folder of the Hub's cache.
@@ -36,9 +35,13 @@ impl HubCache {
         Self { folder }
     }
 
-    /// The folder or file of a model: `name` itself if it exists, else the snapshot of the Hub model
-    /// `organisation/name`, or `organisation/name@revision`, in the cache; the only GGUF file of a snapshot without
-    /// config.json.
+    /// Where the cache is, if the environment names a place.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The folder or file of a model: `name` itself if it exists, else what [`HubName`] says of a snapshot in the
+    /// cache; the only GGUF file of a snapshot without safetensors.
     ///
     /// # Errors
     /// [`LabError::UnknownModel`] with every place that was looked at.
@@ -58,41 +61,50 @@ impl HubCache {
         }
         let unknown = |looked: Vec<PathBuf>| LabError::UnknownModel { model: name.into(), looked };
         let mut looked = vec![name.to_path_buf()];
-        let Some((folder, revision)) = self.folder.as_ref().and_then(|cache| model_folder(cache, name)) else {
+        let (Some(cache), Some(hub_name)) = (&self.folder, HubName::parse(name)) else { return Err(unknown(looked)) };
+        if let Some(found) = self.snapshot(&hub_name).map(|snapshot| hub_name.within(&snapshot)) {
+            if found.exists() {
+                return Ok(only_gguf(&found).unwrap_or(found));
+            }
+            looked.push(found);
             return Err(unknown(looked));
-        };
-        let reference = folder.join("refs").join(&revision);
-        let snapshots = folder.join("snapshots");
-        // A revision is the name of a reference, or of a commit itself.
-        let commit = fs::read_to_string(&reference).ok().map(|commit| commit.trim().to_owned());
-        let commit = commit.filter(|commit| commit.len() <= LONGEST_REF && is_plain(commit)).unwrap_or(revision);
-        let snapshot = snapshots.join(commit);
-        if snapshot.is_dir() {
-            return Ok(only_gguf(&snapshot).unwrap_or(snapshot));
         }
-        looked.extend([reference, snapshot]);
+        let place = Place::new(cache, &hub_name);
+        let reference = place.reference(&hub_name.revision);
+        let commit = commit(&reference).unwrap_or_else(|| hub_name.revision.clone());
+        looked.extend([reference, place.snapshot(&commit)]);
         Err(unknown(looked))
+    }
+
+    /// The same, refusing a snapshot that lacks what `role` needs with the name of what it lacks.
+    pub(super) fn resolve_for(&self, name: &Path, role: Role) -> Result<PathBuf, LabError> {
+        let found = self.resolve(name)?;
+        if let Some((name, snapshot)) =
+            HubName::parse(name).and_then(|name| Some((self.snapshot(&name)?, name))).map(|(s, n)| (n, s))
+        {
+            choose(&files_of(&snapshot), &name, role)?;
+        }
+        Ok(found)
+    }
+
+    /// The folder of a revision of a repository, if the cache has one.
+    pub(super) fn snapshot(&self, name: &HubName) -> Option<PathBuf> {
+        let place = Place::new(self.folder.as_deref()?, name);
+        // A revision is the name of a reference, or of a commit itself.
+        let commit = commit(&place.reference(&name.revision)).unwrap_or_else(|| name.revision.clone());
+        Some(place.snapshot(&commit)).filter(|snapshot| snapshot.is_dir())
     }
 }
 
-/// `models--organisation--name` and the revision, if `name` can be that of a Hub model.
-fn model_folder(cache: &Path, name: &Path) -> Option<(PathBuf, String)> {
-    let name = name.to_str()?;
-    let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let parts: Vec<&str> = name.split('/').collect();
-    let fits = (1..=2).contains(&parts.len()) && parts.iter().all(|part| is_plain(part)) && is_plain(revision);
-    fits.then(|| (cache.join(format!("models--{}", parts.join("--"))), revision.to_owned()))
+/// The commit that a file of `refs/` names.
+fn commit(reference: &Path) -> Option<String> {
+    let commit = fs::read_to_string(reference).ok()?.trim().to_owned();
+    Some(commit).filter(|commit| commit.len() <= LONGEST_REF && is_plain(commit))
 }
 
-/// A name that leads nowhere else: letters, digits and `-_.`, no `..`.
-fn is_plain(part: &str) -> bool {
-    let is_name = matches!(Path::new(part).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
-    is_name && part.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
-}
-
-/// The only GGUF file of a folder that has no config.json.
+/// The only GGUF file of a folder that has no safetensors of a model.
 fn only_gguf(folder: &Path) -> Option<PathBuf> {
-    if folder.join("config.json").exists() {
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists()) {
         return None;
     }
     let files = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
@@ -147,7 +159,7 @@ mod tests {
     fn names_and_references_cannot_lead_out_of_the_cache() {
         let (_folder, cache) = cache();
         for name in
-            ["../org", "org/..", "a/b/c", "org/tiny.model@../x", "org/tiny.model@away", "/no/such/place", "org/ti ny"]
+            ["../org", "org/..", "a/../c", "org/tiny.model@../x", "org/tiny.model@away", "/no/such/place", "org/ti ny"]
         {
             let message = cache.resolve(Path::new(name)).unwrap_err().to_string();
             assert!(message.contains("not found"), "{message}");

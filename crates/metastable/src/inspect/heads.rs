@@ -1,0 +1,268 @@
+//! Heads as their weights alone describe them: rows of the report, a table, and the spectra in full.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use metastable_model::{Config, DistancePoint, HeadSpectrum, Weights};
+use serde::Serialize;
+
+use super::report::HeadConstantRow;
+use super::setting;
+use crate::arrays::{Tensor, TensorData, safetensors_bytes};
+use crate::error::LabError;
+use crate::table::{Column, Table};
+
+/// One head's circuits.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeadRow {
+    /// The block, from 0.
+    pub layer: usize,
+    /// The head, from 0.
+    pub head: usize,
+    /// The key and value head that it shares with the other heads of its group.
+    pub kv_head: usize,
+    /// Singular values of QᵀK/sqrt(d_head) above the tolerance.
+    pub qk_rank: usize,
+    /// That tolerance.
+    pub qk_tolerance: f64,
+    /// |·|_F² / |·|².
+    pub qk_stable_rank: f64,
+    /// exp of the entropy of σ/Σσ.
+    pub qk_effective_rank: f64,
+    /// Operator norm.
+    pub qk_norm: f64,
+    /// Frobenius norm.
+    pub qk_frobenius: f64,
+    /// Share of the symmetric part in the squared Frobenius norm; null for a zero circuit.
+    pub qk_symmetric_share: Option<f64>,
+    /// 1 minus that.
+    pub qk_antisymmetric_share: Option<f64>,
+    /// sqrt(d) times the Frobenius norm of the symmetric part.
+    pub effective_beta: f64,
+    /// Operator norm of W_O W_V.
+    pub ov_norm: f64,
+    /// |·|_F² / |·|² of it.
+    pub ov_stable_rank: f64,
+    /// |λ_1| - |λ_2|, λ_2 not the conjugate of λ_1.
+    pub ov_gap: f64,
+    /// What the leading eigenvalue predicts, see the definitions.
+    pub regime: &'static str,
+    /// Largest eigenvalues of W_O W_V, (re, im).
+    pub ov_eigenvalues_top: Vec<(f64, f64)>,
+    /// All of them but the zeros that every such product has, to six digits; heads.safetensors has them in full.
+    pub ov_eigenvalues: Vec<(f64, f64)>,
+    /// Of W_O W_V, largest first, to six digits.
+    pub ov_singular_values: Vec<f64>,
+    /// Of QᵀK/sqrt(d_head), largest first, to six digits.
+    pub qk_singular_values: Vec<f64>,
+    /// The query-key circuit over relative positions, where asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub qk_by_distance: Vec<DistanceRow>,
+    /// How steep the head with its part of the output map is at the text; none without a text and for long ones.
+    pub lipschitz: Option<HeadConstantRow>,
+}
+
+/// The circuit by which a token scores one that stands `distance` places before it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DistanceRow {
+    /// Places between the two.
+    pub distance: usize,
+    /// Operator norm.
+    pub norm: f64,
+    /// Frobenius norm.
+    pub frobenius: f64,
+    /// As [`HeadRow::qk_symmetric_share`].
+    pub symmetric_share: Option<f64>,
+}
+
+impl From<DistancePoint> for DistanceRow {
+    fn from(point: DistancePoint) -> Self {
+        let DistancePoint { distance, norm, frobenius, symmetric_share, .. } = point;
+        Self { distance, norm, frobenius, symmetric_share }
+    }
+}
+
+/// Heads of a checkpoint, in order, with their spectra in full.
+pub(super) struct Heads {
+    pub(super) rows: Vec<HeadRow>,
+    spectra: Vec<HeadSpectrum>,
+}
+
+impl Heads {
+    /// The heads of some blocks, read block by block; `distances` are relative positions, none to leave those out.
+    pub(super) fn of(weights: &Weights, layers: &[usize], distances: &[usize]) -> Result<Self, LabError> {
+        let mut heads = Self { rows: Vec::new(), spectra: Vec::new() };
+        for &layer in layers {
+            for (head, spectrum) in weights.spectra(layer)?.into_iter().enumerate() {
+                let mut row = row(weights.config(), (layer, head), &spectrum);
+                if !distances.is_empty() {
+                    let curve = weights.query_key_by_distance(layer, head, distances)?;
+                    row.qk_by_distance = curve.into_iter().map(DistanceRow::from).collect();
+                }
+                heads.rows.push(row);
+                heads.spectra.push(spectrum);
+            }
+        }
+        Ok(heads)
+    }
+
+    /// `layer`, `head` [heads], `qk_singular_values`, `ov_singular_values` [heads, k], `ov_eigenvalues` [heads, k, 2].
+    pub(super) fn arrays(&self) -> Vec<u8> {
+        let numbers = |pick: fn(&HeadRow) -> usize| -> Vec<i64> {
+            self.rows.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect()
+        };
+        let (layer, head) = (numbers(|row| row.layer), numbers(|row| row.head));
+        let of = |pick: fn(&HeadSpectrum) -> &[f64]| self.spectra.iter().flat_map(pick).copied().collect::<Vec<f64>>();
+        let (qk, ov) = (of(|head| &head.qk_singular_values), of(|head| &head.ov_singular_values));
+        let eigenvalues: Vec<f64> =
+            self.spectra.iter().flat_map(|head| &head.ov_eigenvalues).flat_map(|(re, im)| [*re, *im]).collect();
+        let count = self.rows.len();
+        let side = |values: &[f64]| values.len() / count.max(1);
+        let tensors = [
+            Tensor::new("layer", &[count], TensorData::I64(&layer)),
+            Tensor::new("head", &[count], TensorData::I64(&head)),
+            Tensor::new("qk_singular_values", &[count, side(&qk)], TensorData::F64(&qk)),
+            Tensor::new("ov_singular_values", &[count, side(&ov)], TensorData::F64(&ov)),
+            Tensor::new("ov_eigenvalues", &[count, side(&eigenvalues) / 2, 2], TensorData::F64(&eigenvalues)),
+        ];
+        safetensors_bytes(&tensors, &BTreeMap::new())
+    }
+}
+
+fn row(config: &Config, (layer, head): (usize, usize), spectrum: &HeadSpectrum) -> HeadRow {
+    HeadRow {
+        layer,
+        head,
+        kv_head: head / (config.heads / config.kv_heads),
+        qk_rank: spectrum.qk_rank,
+        qk_tolerance: spectrum.qk_tolerance,
+        qk_stable_rank: spectrum.qk_stable_rank,
+        qk_effective_rank: spectrum.qk_effective_rank,
+        qk_norm: spectrum.qk_norm,
+        qk_frobenius: spectrum.qk_frobenius,
+        qk_symmetric_share: spectrum.qk_symmetric_share,
+        qk_antisymmetric_share: spectrum.qk_symmetric_share.map(|share| 1.0 - share),
+        effective_beta: spectrum.effective_beta,
+        ov_norm: spectrum.ov_norm,
+        ov_stable_rank: spectrum.ov_stable_rank,
+        ov_gap: spectrum.ov_gap,
+        regime: spectrum.regime.name(),
+        ov_eigenvalues_top: spectrum.ov_eigenvalues_top.clone(),
+        ov_eigenvalues: spectrum.ov_eigenvalues.iter().map(|(re, im)| (six_digits(*re), six_digits(*im))).collect(),
+        ov_singular_values: spectrum.ov_singular_values.iter().map(|s| six_digits(*s)).collect(),
+        qk_singular_values: spectrum.qk_singular_values.iter().map(|s| six_digits(*s)).collect(),
+        qk_by_distance: Vec::new(),
+        lipschitz: None,
+    }
+}
+
+/// The number that six digits of `x` spell: a report of 270 heads stays small.
+fn six_digits(x: f64) -> f64 {
+    f64::from_str(&format!("{x:.5e}")).unwrap_or(x)
+}
+
+/// What the numbers are, and where their formulas come from.
+pub(super) fn definitions() -> [String; 3] {
+    [
+        "Heads: Q_hᵀK_h/sqrt(d_head) (\"QK\") and W_O W_V (\"OV\") per head, biases left out; QK rank counts singular values \
+         above qk_tolerance = d·2^-23·σ_1. effective_beta = sqrt(d)·‖sym(QK)‖_F: the β of softmax(β<u_i, u_j>) if sym(QK) \
+         were a multiple of the identity and tokens had norm sqrt(d), as the LoRA paper's code prints it for ALBERT."
+            .into(),
+        "ov_gap = |λ_1| - |λ_2| of OV, λ_2 not the conjugate of λ_1."
+            .into(),
+        "Regime: of the flow of this head alone, its weights repeated for ever, from λ_1 and its eigenvector φ. hyperplanes: \
+         λ_1 > 0 leads alone and <Qφ, Kφ> > 0, so rescaled tokens approach at most three parallel hyperplanes (a theorem: \
+         2305.05465); turned_away: as before with <Qφ, Kφ> <= 0; rotating: a complex pair leads; reversing: λ_1 < 0; \
+         undecided: no eigenvalue leads. For the last four no theorem is claimed."
+            .into(),
+    ]
+}
+
+/// How many heads each regime has, in words.
+pub(super) fn sentence(rows: &[HeadRow]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().for_each(|row| *counts.entry(row.regime).or_default() += 1);
+    let words: Vec<String> =
+        counts.iter().map(|(regime, count)| format!("{count} {}", regime.replace('_', " "))).collect();
+    format!("{} heads: {}.", rows.len(), words.join(", "))
+}
+
+/// One row a head.
+pub(super) fn table(rows: &[HeadRow]) -> Result<Table, LabError> {
+    let mut table = Table::new("heads");
+    let integers = |pick: fn(&HeadRow) -> usize| {
+        Column::Integer(rows.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect())
+    };
+    let numbers = |pick: fn(&HeadRow) -> f64| Column::numbers(rows.iter().map(pick));
+    let leading = |pick: fn(&(f64, f64)) -> f64| {
+        Column::Float(rows.iter().map(|row| row.ov_eigenvalues_top.first().map(pick)).collect())
+    };
+    let lipschitz = |pick: fn(&HeadConstantRow) -> f64| {
+        Column::Float(rows.iter().map(|row| row.lipschitz.as_ref().map(pick)).collect())
+    };
+    table.push("layer", integers(|row| row.layer))?;
+    table.push("head", integers(|row| row.head))?;
+    table.push("kv_head", integers(|row| row.kv_head))?;
+    table.push("qk_rank", integers(|row| row.qk_rank))?;
+    table.push("qk_tolerance", numbers(|row| row.qk_tolerance))?;
+    table.push("qk_stable_rank", numbers(|row| row.qk_stable_rank))?;
+    table.push("qk_effective_rank", numbers(|row| row.qk_effective_rank))?;
+    table.push("qk_norm", numbers(|row| row.qk_norm))?;
+    table.push("qk_frobenius", numbers(|row| row.qk_frobenius))?;
+    table.push("qk_symmetric_share", Column::Float(rows.iter().map(|row| row.qk_symmetric_share).collect()))?;
+    table.push("effective_beta", numbers(|row| row.effective_beta))?;
+    table.push("ov_norm", numbers(|row| row.ov_norm))?;
+    table.push("ov_stable_rank", numbers(|row| row.ov_stable_rank))?;
+    table.push("ov_leading_re", leading(|z| z.0))?;
+    table.push("ov_leading_im", leading(|z| z.1))?;
+    table.push("ov_gap", numbers(|row| row.ov_gap))?;
+    table.push("regime", Column::Text(rows.iter().map(|row| row.regime.to_owned()).collect()))?;
+    table.push("lipschitz_lower", lipschitz(|row| row.lower))?;
+    table.push("lipschitz_upper", lipschitz(|row| row.upper))?;
+    Ok(table)
+}
+
+/// Heads of one block: all of them, or one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadChoice {
+    /// The block, from 0.
+    pub layer: usize,
+    /// The head, from 0; all heads of the block if absent.
+    pub head: Option<usize>,
+}
+
+impl HeadChoice {
+    /// Parses `LAYER.HEAD`, or `LAYER` for all its heads.
+    ///
+    /// # Errors
+    /// [`LabError::Setting`] for `--export-head`.
+    ///
+    /// # Example
+    /// ```
+    /// use metastable::inspect::HeadChoice;
+    /// assert_eq!(HeadChoice::parse("2.0").unwrap(), HeadChoice { layer: 2, head: Some(0) });
+    /// assert_eq!(HeadChoice::parse("2").unwrap().head, None);
+    /// assert!(HeadChoice::parse("2.x").unwrap_err().to_string().contains("LAYER.HEAD"));
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, LabError> {
+        let number = |text: &str| text.trim().parse::<usize>().ok();
+        let parsed = match text.split_once('.') {
+            Some((layer, head)) => {
+                number(layer).zip(number(head)).map(|(layer, head)| Self { layer, head: Some(head) })
+            }
+            None => number(text).map(|layer| Self { layer, head: None }),
+        };
+        parsed.ok_or_else(|| setting("--export-head", "LAYER.HEAD, or LAYER for all its heads", format!("`{text}`")))
+    }
+
+    /// Refuses a block or head that the model does not have.
+    pub(super) fn require(self, config: &Config) -> Result<(), LabError> {
+        if self.layer >= config.layers {
+            return Err(setting("--export-head", format!("a layer below {}", config.layers), self.layer));
+        }
+        match self.head.filter(|head| *head >= config.heads) {
+            Some(head) => Err(setting("--export-head", format!("a head below {}", config.heads), head)),
+            None => Ok(()),
+        }
+    }
+}

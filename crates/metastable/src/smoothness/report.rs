@@ -1,0 +1,364 @@
+//! What `metastable lipschitz MODEL` says, as it stands in its JSON.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use metastable_dynamics::smoothness::SingularTriplet;
+use metastable_model::smoothness::{FAILURE_PROBABILITY, HeadConstant};
+use metastable_model::{Encoded, LayerConstant};
+use serde::Serialize;
+
+use super::compare::VariantReport;
+use super::worst::WorstReport;
+use crate::error::LabError;
+use crate::table::{Column, Table};
+
+/// Constants of a checkpoint at a text.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelLipschitzReport {
+    /// The model as given.
+    pub model: String,
+    /// Where the text came from: a file, or "prompt".
+    pub text: String,
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// Tokens that a limit cut off.
+    pub dropped_tokens: usize,
+    /// How lower values were found.
+    pub method: &'static str,
+    /// Starts Lanczos.
+    pub seed: u64,
+    /// A row a chosen layer.
+    pub layers: Vec<LayerRow>,
+    /// All blocks one after another, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthRow>,
+    /// Growth with the text, a row a layer, if asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub growth: Vec<Growth>,
+    /// The model beside others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantReport>,
+    /// Worst cases, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worst: Option<WorstReport>,
+    /// Which number is proven and which an estimate.
+    pub status: BTreeMap<&'static str, &'static str>,
+    /// What the numbers mean.
+    pub definitions: Vec<&'static str>,
+    /// Probability over the random start that a `probable_upper` is below the constant.
+    pub failure_probability: f64,
+}
+
+const DEFINITIONS: [&str; 7] = [
+    "Layers and heads count from 0. Constants are largest singular values of the Jacobian with respect to all tokens at \
+     once, at the tokens of the text, in the Euclidean norm.",
+    "attention: all heads and the output map, at what attention is applied to; with_norm: also the norm before it; \
+     with_residual: also x + A; block: the feed-forward part, too. heads: one head with its part of the output map.",
+    "lower: by Golub-Kahan-Lanczos in f32 to a residual of 1e-3. upper: proven, up to rounding. probable_upper: an \
+     estimate, too small with the stated probability.",
+    "value, query, key: shares of the three paths in `lower`; all together they add up to it. moved, answering: tokens \
+     with most energy of the right and left singular vector.",
+    "sink: the token that gathers most weight, `energy` its column mass; sink_ratio: |P|_2 over its root, 1 where \
+     everybody looks at one token.",
+    "value_path_lower: |P|_2 |W V Π|_2 with Π on the directions that neither Q nor K sees; column_lower: the same from the \
+     most watched token alone. Both are below the constant.",
+    "separated: the intervals [lower, upper] do not overlap; probably_separated: those to probable_upper do not.",
+];
+
+const STATUS: [(&str, &str); 7] = [
+    ("lower", "proven"),
+    ("upper", "proven"),
+    ("probable_upper", "estimate"),
+    ("value_path_lower", "proven"),
+    ("column_lower", "proven"),
+    ("exponent", "estimate"),
+    ("ascent", "proven"),
+];
+
+/// One constant from both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Constant {
+    /// A lower value.
+    pub lower: f64,
+    /// A proven upper bound; null beyond f64.
+    pub upper: Option<f64>,
+    /// Its logarithm.
+    pub ln_upper: Option<f64>,
+    /// An estimate from above; null while too few steps were made.
+    pub probable_upper: Option<f64>,
+    /// Steps of Lanczos.
+    pub steps: usize,
+    /// ‖Jᵀu - lower·v‖ / lower.
+    pub residual: f64,
+    /// Whether that is within the tolerance.
+    pub converged: bool,
+}
+
+impl Constant {
+    fn new(triplet: &SingularTriplet, upper: f64, probable_upper: Option<f64>) -> Self {
+        let finite = |value: f64| value.is_finite().then_some(value);
+        Self {
+            lower: triplet.value,
+            upper: finite(upper),
+            ln_upper: finite(upper.ln()),
+            probable_upper,
+            steps: triplet.steps,
+            residual: triplet.residual,
+            converged: triplet.converged,
+        }
+    }
+}
+
+impl From<&LayerConstant> for Constant {
+    fn from(found: &LayerConstant) -> Self {
+        Self::new(&found.triplet, found.upper, found.probable_upper)
+    }
+}
+
+impl From<&HeadConstant> for Constant {
+    fn from(found: &HeadConstant) -> Self {
+        Self::new(&found.triplet, found.upper, found.probable_upper)
+    }
+}
+
+/// One layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerRow {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Attention alone.
+    pub attention: Constant,
+    /// With the norm before it.
+    pub with_norm: Constant,
+    /// With the residual connection.
+    pub with_residual: Constant,
+    /// The whole block.
+    pub block: Constant,
+    /// Why `attention` is what it is, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<LayerWhy>,
+    /// A row a head.
+    pub heads: Vec<SmoothHeadRow>,
+}
+
+/// Shares of a layer's heads and tokens in its constant.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerWhy {
+    /// A row a head.
+    pub heads: Vec<ShareRow>,
+    /// Whom to move.
+    pub moved: Vec<TokenEnergy>,
+    /// Who answers.
+    pub answering: Vec<TokenEnergy>,
+}
+
+/// Shares of one head.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ShareRow {
+    /// The head, from 0.
+    pub head: usize,
+    /// Through its values.
+    pub value: f64,
+    /// Through its queries.
+    pub query: f64,
+    /// Through its keys.
+    pub key: f64,
+}
+
+/// One token of the text with a number.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenEnergy {
+    /// Its place, from 0.
+    pub index: usize,
+    /// As the tokenizer writes it.
+    pub token: String,
+    /// The number.
+    pub energy: f64,
+}
+
+/// One head.
+#[derive(Debug, Clone, Serialize)]
+pub struct SmoothHeadRow {
+    /// The head, from 0.
+    pub head: usize,
+    /// Its constant.
+    #[serde(flatten)]
+    pub constant: Constant,
+    /// Why, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<HeadWhy>,
+}
+
+/// Why a head is as steep as it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeadWhy {
+    /// Share of the values.
+    pub value: f64,
+    /// Share of the queries.
+    pub query: f64,
+    /// Share of the keys.
+    pub key: f64,
+    /// Whom to move.
+    pub moved: Vec<TokenEnergy>,
+    /// Who answers.
+    pub answering: Vec<TokenEnergy>,
+    /// ‖P‖_2.
+    pub weights_norm: f64,
+    /// The token that gathers most weight, and how much.
+    pub sink: TokenEnergy,
+    /// ‖P‖_2 over the root of that.
+    pub sink_ratio: f64,
+    /// A lower value from values alone.
+    pub value_path_lower: f64,
+    /// The same from the most watched token.
+    pub column_lower: f64,
+    /// Directions that neither queries nor keys see, at least.
+    pub blind_dimension: usize,
+}
+
+/// All blocks one after another.
+#[derive(Debug, Clone, Serialize)]
+pub struct DepthRow {
+    /// A lower value.
+    pub lower: f64,
+    /// The product of the bounds of the blocks; null beyond f64.
+    pub upper: Option<f64>,
+    /// Its logarithm.
+    pub ln_upper: Option<f64>,
+    /// Steps of Lanczos.
+    pub steps: usize,
+    /// ‖Jᵀu - lower·v‖ / lower.
+    pub residual: f64,
+    /// Whether that is within the tolerance.
+    pub converged: bool,
+    /// Whom to move.
+    pub moved: Vec<TokenEnergy>,
+}
+
+/// How the constant of a layer's attention grows with the text.
+#[derive(Debug, Clone, Serialize)]
+pub struct Growth {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Constants of prefixes.
+    pub points: Vec<GrowthPoint>,
+    /// Of factor·n^exponent; null for fewer than three prefixes.
+    pub exponent: Option<f64>,
+    /// See `exponent`.
+    pub factor: Option<f64>,
+    /// The 95 % interval of the exponent, points taken as independent.
+    pub interval: Option<[f64; 2]>,
+}
+
+impl Growth {
+    pub(super) fn of_layer(layer: usize) -> Self {
+        Self { layer, points: Vec::new(), exponent: None, factor: None, interval: None }
+    }
+}
+
+/// One prefix.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct GrowthPoint {
+    /// Its tokens.
+    pub tokens: usize,
+    /// A lower value of its constant.
+    pub value: f64,
+    /// Steps of Lanczos.
+    pub steps: usize,
+}
+
+impl ModelLipschitzReport {
+    pub(super) fn new(model: &Path, text: &str, encoded: &Encoded, seed: u64) -> Self {
+        Self {
+            model: model.display().to_string(),
+            text: text.to_owned(),
+            tokens: encoded.ids.len(),
+            dropped_tokens: encoded.dropped,
+            method: "golub_kahan_lanczos",
+            seed,
+            layers: Vec::new(),
+            depth: None,
+            growth: Vec::new(),
+            variants: Vec::new(),
+            worst: None,
+            status: STATUS.into_iter().collect(),
+            definitions: DEFINITIONS.into(),
+            failure_probability: FAILURE_PROBABILITY,
+        }
+    }
+
+    /// A row a constant: layer, what it is of, lower, upper, probable_upper.
+    ///
+    /// # Errors
+    /// [`LabError::Column`] never happens: all columns have one entry a row.
+    pub fn table(&self) -> Result<Table, LabError> {
+        let mut rows: Vec<(i64, String, Constant)> = Vec::new();
+        for row in &self.layers {
+            let layer = i64::try_from(row.layer).unwrap_or(i64::MAX);
+            let parts = [
+                ("attention", row.attention),
+                ("with_norm", row.with_norm),
+                ("with_residual", row.with_residual),
+                ("block", row.block),
+            ];
+            rows.extend(parts.map(|(name, constant)| (layer, name.to_owned(), constant)));
+            rows.extend(row.heads.iter().map(|head| (layer, format!("head {}", head.head), head.constant)));
+        }
+        let mut table = Table::new("lipschitz");
+        table.push("layer", Column::Integer(rows.iter().map(|row| row.0).collect()))?;
+        table.push("of", Column::Text(rows.iter().map(|row| row.1.clone()).collect()))?;
+        table.push("lower", Column::Float(rows.iter().map(|row| Some(row.2.lower)).collect()))?;
+        table.push("upper", Column::Float(rows.iter().map(|row| row.2.upper).collect()))?;
+        table.push("probable_upper", Column::Float(rows.iter().map(|row| row.2.probable_upper).collect()))?;
+        table.push("steps", Column::Integer(rows.iter().map(|row| row.2.steps as i64).collect()))?;
+        Ok(table)
+    }
+
+    /// Sentences about what was asked for beside the constants.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.dropped_tokens > 0 {
+            sentences.push(format!("The text was cut: {} tokens were dropped.", self.dropped_tokens));
+        }
+        for row in &self.layers {
+            sentences.extend(row.heads.iter().filter_map(|head| head.sentence(row.layer)));
+        }
+        if let Some(depth) = &self.depth {
+            let ln = depth.ln_upper.map_or_else(|| "unknown".into(), |ln| format!("e^{ln:.2}"));
+            sentences.push(format!("All blocks together: at least {:.6}, at most {ln}.", depth.lower));
+        }
+        for growth in &self.growth {
+            if let (Some(exponent), Some([low, high])) = (growth.exponent, growth.interval) {
+                sentences.push(format!(
+                    "Layer {}: grows like n^{exponent:.3} [{low:.3}, {high:.3}]; compare n^0.25 and n^0.5.",
+                    growth.layer
+                ));
+            }
+        }
+        sentences.extend(self.variants.iter().flat_map(VariantReport::sentences));
+        sentences.extend(self.worst.iter().flat_map(WorstReport::sentences));
+        sentences
+    }
+}
+
+impl SmoothHeadRow {
+    fn sentence(&self, layer: usize) -> Option<String> {
+        let why = self.explanation.as_ref()?;
+        let percent = |share: f64| 100.0 * share / self.constant.lower.max(f64::MIN_POSITIVE);
+        let mover = why.moved.first().map_or_else(String::new, |token| format!("{} {:?}", token.index, token.token));
+        Some(format!(
+            "Layer {layer} head {}: {:.0} % values, {:.0} % queries, {:.0} % keys; move token {mover}; sink {} {:?} gathers \
+             {:.1}, |P| / √mass = {:.2}; values alone: {:.4}.",
+            self.head,
+            percent(why.value),
+            percent(why.query),
+            percent(why.key),
+            why.sink.index,
+            why.sink.token,
+            why.sink.energy,
+            why.sink_ratio,
+            why.value_path_lower,
+        ))
+    }
+}
