@@ -122,6 +122,7 @@ fn moments_that_are_none_are_refused() {
         &["gaussian={mean=\"m\", covariance=1.0, d=3}"],
         "`gaussian.mean`: expected a list of numbers, or a .npy or .safetensors file, found m",
     );
+    refused(&["head=[{value=[[nan, 0.0], [0.0, 1.0]]}]"], "`head[0].value`: expected finite numbers, found NaN");
     refused(&["gaussian={mean=3, covariance=1.0}"], "a list of numbers, a file name, or {file, tensor}");
     refused(&["gaussian={covariance=1.0, d=2000}"], "a dimension of at most 1024, found 2000");
 }
@@ -141,19 +142,43 @@ fn kernels_under_which_a_gaussian_does_not_stay_one_are_refused_with_the_reason(
     refused(&["kernel={score=\"squared_distance\", beta=-1.0}"], "`kernel.beta`: expected a number >= 0");
 }
 
+/// s' = 2as² + 2ws + 2τ on the line under repulsion: the balance of attention, W x and noise.
+#[test]
+fn feed_forward_and_noise_have_the_keys_of_tokens() {
+    let world = World::new();
+    world.write("run.toml", "time = { end = 40.0, save = 3 }\ngaussian = { mean = [1.0], covariance = [[0.7]] }\n");
+    let sets = ["head=[{ key = -1.0 }]", "feed_forward={ weight = 0.5, bias = [0.25] }", "noise={ temperature = 0.2 }"];
+    let arguments = sets.iter().flat_map(|text| ["--set", *text]);
+    world.succeed(&["simulate", "run.toml", "-o", "out"].into_iter().chain(arguments).collect::<Vec<_>>());
+    let report = world.report("out");
+    assert_eq!(report["gaussian"]["regime"], "bounded");
+    let covariance = world.tensors("out/trajectory.safetensors")["covariance"].values()[2];
+    // -s² + s/2 + 0.2 = 0; approached like e^{-2t}.
+    let expected = 0.25 + (0.0625 + 0.2_f64).sqrt();
+    assert!((covariance - expected).abs() < 1e-10, "{covariance} {expected}");
+    let resolved = String::from_utf8(world.read("out/config.resolved.toml")).unwrap();
+    assert!(resolved.contains("[feed_forward]") && resolved.contains("[noise]"), "{resolved}");
+}
+
 #[test]
 fn tables_that_exclude_each_other_are_refused() {
     refused(&["tokens={values=[[1.0, 0.0]]}"], "`gaussian`: expected either [tokens] or [gaussian], found both");
     refused(&["space.coordinates=\"rescaled\""], "`space.coordinates`: expected \"plain\" for a Gaussian");
-    refused(&["gaussian.noise=-1.0"], "`gaussian.noise`: expected a finite number >= 0, found -1");
-    refused(&["gaussian.noise=0.1", "time={end=1.0, layers=4}"], "no noise beside a finite number of layers");
-    refused(&["gaussian.noise=0.1", "gaussian.particles=8"], "`gaussian.particles`: expected attention alone");
+    refused(&["noise.temperature=-1.0"], "`noise.temperature`: expected a finite number > 0, found -1");
+    refused(&["noise.temperature=0.1", "time={end=1.0, layers=4}"], "no noise beside a finite number of layers");
+    refused(&["noise.temperature=0.1", "gaussian.particles=8"], "`gaussian.particles`: expected attention alone");
+    refused(&["gaussian.noise=0.1"], "`gaussian.noise`: expected [noise] at the top level, with the key `temperature`");
+    refused(
+        &["gaussian.feed_forward={weight=1.0}"],
+        "`gaussian.feed_forward`: expected [feed_forward] at the top level, with the same keys",
+    );
     refused(&["gaussian.repeats=2"], "`gaussian.repeats`: expected `particles` beside it");
     refused(&["gaussian.particles=[]", "gaussian.repeats=2"], "`gaussian.repeats`");
     refused(&["gaussian.particles=1000000000"], "`gaussian.particles`: expected at least 2 particles");
     refused(&["gaussian.grid={points=1}"], "`gaussian.grid.points`: expected between 2 and 200");
     refused(&["gaussian.grid={points=9, reach=2.0}"], "`gaussian.grid.reach`: expected a number in (0, 1]");
-    refused(&["gaussian.feed_forward={weight=[[1.0]]}"], "`gaussian.feed_forward.weight`: expected shape [2, 2]");
+    refused(&["feed_forward={weight=[[1.0]]}"], "`feed_forward.weight`: expected shape [2, 2]");
+    refused(&["feed_forward={weight=1.0, bias=[1.0]}"], "`feed_forward.bias`: expected 2 numbers, found 1");
     refused(&["gaussian.colour=1"], "unknown key `colour` in `gaussian`");
     let world = World::new();
     world.write("run.toml", PLANE);

@@ -88,6 +88,9 @@ fn a_sinkhorn_run_reports_its_mean_law() {
     assert_eq!((law["name"].as_str(), law["behaviour"].as_str()), (Some("sinkhorn_mean"), Some("zero")));
     // Column sums are one within 1e-12 at every stage, the solver is exact on linear laws of its state to 1e-10.
     assert!(law["largest_violation"].as_f64().unwrap() < 1e-9, "{law}");
+    let figure = String::from_utf8(world.read("run/figures/laws.svg")).unwrap();
+    assert!(figure.contains("sinkhorn mean: zero, violated by at most") && figure.ends_with("</svg>\n"));
+    assert!(!figure.contains("NaN") && !figure.contains("inf"));
     let end = end_of(&world);
     let mean = [0, 1].map(|c| end.iter().skip(c).step_by(2).sum::<f64>() / 4.0);
     assert_near(&mean, &[0.1363829612228, 0.0005412375282], 1e-9);
@@ -203,10 +206,33 @@ fn layers_of_weights_are_runs_one_after_the_other() {
     let early = "layer=[{head=[{value=0.5}], end=0.3}, {head=[{}], end=1.0}]";
     assert_eq!(simulated(&["head=[{}]", early]).report("run")["stop"]["time"], 1.0);
     refused(&[layers], 2, "`layer`: expected either [[head]] or [[layer]] tables, found both");
-    refused(&["head=[{}]", layers, "time.layers=3"], 2, "`time.layers`: expected a multiple of the 2 [[layer]] tables");
+    refused(&["head=[{}]", layers, "time.layers=3"], 2, "`time.layers`: expected a multiple of the 2 layers");
     refused(&["head=[{}]", "layer=[{head=[{}], end=0.5}]"], 2, "`layer.end`: expected in all tables or none");
     refused(&["head=[{}]", "layer=[{head=[{value=[[1.0]]}]}]"], 2, "`layer[0].head[0].value`: expected shape [r, 2]");
     refused(&["head=[{}]", layers, "space.coordinates=\"rescaled\""], 2, "`layer`: expected plain coordinates");
+}
+
+/// A table with `repeat` is so many tables; random matrices are drawn anew for each, and adapters too where they say so.
+#[test]
+fn repeated_layers_are_drawn_one_by_one() {
+    let fixed = "layer=[{head=[{value=0.5}], repeat=3}, {head=[{value=-0.5}]}]";
+    let tables = "layer=[{head=[{value=0.5}]}, {head=[{value=0.5}]}, {head=[{value=0.5}]}, {head=[{value=-0.5}]}]";
+    let same = |a: &str, b: &str| end_of(&simulated(&["head=[{}]", a])) == end_of(&simulated(&["head=[{}]", b]));
+    assert!(same(fixed, tables));
+    let random = |count: u32| format!("layer=[{{head=[{{value={{law=\"normal\"}}}}], repeat={count}}}]");
+    assert!(!same(&random(1), &random(2)), "the second half has a draw of its own");
+    let twin = |each: &str| {
+        let lora = format!(
+            "lora={{target=\"value\", each_layer={each}, a={{law=\"normal\", shape=[1, 2]}}, b={{law=\"normal\", shape=[2, 1]}}}}"
+        );
+        let world = simulated(&["head=[{}]", "layer=[{head=[{}], repeat=4}]", &lora]);
+        world.tensors("run/trajectory.safetensors")["tokens_lora"].values()
+    };
+    assert_ne!(twin("true"), twin("false"));
+    assert_eq!(twin("true"), twin("true"));
+    refused(&["head=[{}]", "layer=[{head=[{}], repeat=0}]"], 2, "`layer[0].repeat`: expected at least 1");
+    refused(&["head=[{}]", "layer=[{head=[{}], repeat=1000000}]"], 2, "at most 65536 layers");
+    refused(&["head=[{}]", "layer=[{head=[{}], repeat=2, end=1.0}]"], 2, "`layer[0].repeat`: expected equal shares");
 }
 
 /// No attention, so x(t) = e^{tW} x.

@@ -70,7 +70,7 @@ fn exists(name: &str) -> bool {
     match name.split_once("::") {
         Some(("laws" | "seed_42" | "examples", "…")) => true,
         Some((
-            file @ ("laws" | "seed_42" | "examples" | "gaussian" | "kernels" | "placements" | "sweep"
+            file @ ("laws" | "seed_42" | "examples" | "gaussian" | "kernels" | "placements" | "references" | "sweep"
             | "adapter_theory"),
             test,
         )) => test_exists(file, test),

@@ -102,4 +102,8 @@ law_tests! {
     near_collapse_norms_decide_between_exponential_and_algebraic_rates,
     noise_has_the_moments_of_euler_maruyama_on_ornstein_uhlenbeck,
     two_solutions_drift_apart_by_at_most_dobrushins_factor,
+    equiangular_tokens_reach_their_reference_cosines,
+    noise_keeps_tokens_uniform_up_to_its_reference_thresholds,
+    kernels_without_closure_have_their_reference_fields_on_gaussians,
+    sinkhorns_alternation_contracts_quadratic_potentials_by_r_to_the_fourth,
 }

@@ -10,15 +10,17 @@
 //!
 //! The alternation contracts by r⁴ a sweep for Gaussian clouds, r = 2s/(1 + √(1 + 4s²)) with s the singular values of
 //! Σ^{1/2} A Σ^{1/2}/ε: slow for small ε. Where it is slow, Newton's steps on the semi-dual take over (products with
-//! the same plan, conjugate gradients); every pass counts as an iteration \[derived\].
+//! the same plan, conjugate gradients; of up to 512 tokens with the whole matrix and a search along the step, where these
+//! fail); every pass counts as an iteration \[derived\].
 //!
-//! Reading order: `plan` (streaming over rows or columns), `solve` (the potentials), `jacobian`.
+//! Reading order: `plan` (streaming over rows or columns), `solve` (the potentials), `dense`, `jacobian`.
 //!
 //! # References
 //! Castin, Ablin, Carrillo, Peyré 2501.18322, equation (2.4) \[via citation\]; Sander, Ablin, Blondel, Peyré,
 //! Sinkformers, 2110.11773 and its code, for the order and the count of half-steps \[code\]; rate for Gaussians
 //! \[checked\].
 
+mod dense;
 mod jacobian;
 mod plan;
 mod solve;

@@ -1,4 +1,4 @@
-//! Integrals of smooth functions to nearly full precision.
+//! Integrals of smooth functions to nearly full precision, and roots of monotone ones to full precision.
 
 /// Intervals are halved at most so often.
 const MAX_HALVINGS: usize = 22;
@@ -30,6 +30,17 @@ pub(super) fn integrate(f: impl Fn(f64) -> f64, a: f64, b: f64) -> f64 {
         row = next;
     }
     row[MAX_HALVINGS]
+}
+
+/// The root of a rising function between a and b, by bisection to the last bit.
+pub(super) fn root(f: impl Fn(f64) -> f64, mut a: f64, mut b: f64) -> f64 {
+    loop {
+        let middle = 0.5 * (a + b);
+        if middle <= a || middle >= b {
+            return middle;
+        }
+        if f(middle) < 0.0 { a = middle } else { b = middle }
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 //!
 //! On μ = N(α, Σ) some kernels have an affine field Γ_μ(x) = c + B(x - α). Then μ stays Gaussian,
 //! α' = c, Σ' = BΣ + ΣBᵀ, and Σ = L Lᵀ with L' = B L for *any* factor L [d, r]: rank and positivity are exact, singular
-//! covariances are welcome. Reading order: [`kernel`] (who is admitted), `reduced` (c and B L), then the flow here.
+//! covariances are welcome. Reading order: [`kernel`] (who is admitted), `reduced` (c and B L), then the flow here; `tangent`
+//! (its derivative, for stiff flows).
 //!
 //! What this is not: an approximation for kernels without closure (they are refused), nor a model of few tokens:
 //! n particles follow the moments only while √(xᵀAᵀΣAx) ≪ √(2 ln n) \[derived\].
 
 pub mod kernel;
 mod reduced;
+mod tangent;
 
 pub use kernel::GaussianKernel;
 
@@ -205,8 +207,8 @@ impl GaussianFlow {
         Ok((mean, Matrix::new("covariance velocity", d, d, covariance)?))
     }
 
-    /// Writes c (with W α + b) and B L + W L; false if that is impossible at this state.
-    fn transport(&self, mean: &[f64], factor: &[f64], rank: usize, [c, slope]: [&mut [f64]; 2]) -> bool {
+    /// Writes c (with W α + b) and B L + W L for a factor of any rank; false if that is impossible at this state.
+    pub(crate) fn transport(&self, mean: &[f64], factor: &[f64], rank: usize, [c, slope]: [&mut [f64]; 2]) -> bool {
         let d = self.dim;
         c.fill(0.0);
         slope.fill(0.0);

@@ -88,8 +88,8 @@ fn single_head(flow: &GaussianFlow, pair: &Pair, start: &Gaussian) -> Result<Opt
     if is_softmax && let Some(v) = scalar(&pair.value) {
         return scalar_value(&ScalarValue::new(start, &pair.logits, v)?, start);
     }
-    if is_softmax && scalar(&pair.logits).is_some() && is_skew(&pair.value) {
-        return certificate(Claim::Isospectral, "V skew, A = aI: Σ' = a[VΣ + ΣV, Σ] is a Lax pair [checked]");
+    if is_skew(&pair.value) && is_isotropic(flow, pair, start) {
+        return certificate(Claim::Isospectral, "V skew, A = aI: Σ' = [V, g(Σ)] is a Lax pair [checked]");
     }
     let value = pair.value_definiteness()?;
     if value.lowest <= 0.0 {
@@ -180,6 +180,17 @@ fn is_repulsive(flow: &GaussianFlow, pair: &Pair) -> Result<bool, DynamicsError>
         }
         GaussianKernel::Linear { .. } => false,
     })
+}
+
+/// Whether B = V g(Σ) with g a function of matrices: A = aI, for L2 also KᵀK = mI, for linear attention α = 0 for ever.
+fn is_isotropic(flow: &GaussianFlow, pair: &Pair, start: &Gaussian) -> bool {
+    let keys = flow.heads()[0].key();
+    scalar(&pair.logits).is_some()
+        && match flow.kernel() {
+            GaussianKernel::Softmax { .. } | GaussianKernel::Sinkhorn { .. } => true,
+            GaussianKernel::SquaredDistance { .. } => scalar(&keys.transpose().multiply(keys)).is_some(),
+            GaussianKernel::Linear { .. } => start.mean().iter().all(|entry| *entry == 0.0),
+        }
 }
 
 /// v if the matrix is vI to the bit.

@@ -9,7 +9,7 @@
 //! us; no statement here is claimed to be the paper's own (arXiv 2501.18322, whose theorems we could not read).
 //!
 //! Reading order: `evolve`, [`closed_form`], [`bounds`], `certificate` (what is proven beforehand), `clock` (the time in
-//! which every regime takes few steps), `regime` (the verdict), `still` (ranks as published
+//! which every regime takes few steps), `stiff` (implicit steps), `run`, `regime` (the verdict), `still` (ranks as published
 //! scripts count them).
 
 pub mod bounds;
@@ -20,6 +20,8 @@ pub mod energy;
 mod evolve;
 mod invariant;
 mod regime;
+mod run;
+mod stiff;
 mod still;
 #[cfg(test)]
 mod tests;
@@ -27,5 +29,6 @@ mod tests;
 pub use certificate::{Certificate, Claim, certify};
 pub use evolve::{evolve, evolve_covariance, through_layers};
 pub use invariant::Invariants;
-pub use regime::{BlowUp, JudgeOptions, Regime, Verdict, judge, judge_while};
+pub use regime::{BlowUp, Regime, Verdict, judge, judge_while};
+pub use run::JudgeOptions;
 pub use still::{StillEnd, StillRule, Stopped, clipped_euler_until_still, exact_until_still};

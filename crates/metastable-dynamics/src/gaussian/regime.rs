@@ -4,12 +4,10 @@ use std::ops::ControlFlow;
 
 use super::bounds::{blow_up_not_after, blow_up_not_before};
 use super::certificate::{Certificate, Claim, certify};
-use super::clock::OwnTime;
+use super::run::{End, JudgeOptions, Moment, Run};
 use crate::error::DynamicsError;
 use crate::field::GaussianFlow;
-use crate::geometry::Euclidean;
 use crate::measure::Gaussian;
-use crate::solver::{Advance, Method, SolverOptions, Stepper};
 
 /// A time of blow-up.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,7 +63,8 @@ pub struct Verdict {
     pub certificate: Certificate,
     /// Whether the certificate alone proves the regime; otherwise the run shows it.
     pub is_proven: bool,
-    /// Whether the run settled: it escaped, came to rest or reached the horizon within its steps. True without a run.
+    /// Whether the run settled: it escaped, grew at one rate for long, came to rest or reached the horizon within its
+    /// steps. True without a run.
     pub is_settled: bool,
     /// The time to which the flow was followed (0 if the certificate made a run needless).
     pub time: f64,
@@ -73,33 +72,13 @@ pub struct Verdict {
     pub evaluations: u64,
 }
 
-/// How long and how carefully to look. Times are in units of the flow's own scale |L|/|L'| at the start.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct JudgeOptions {
-    /// Relative tolerance of the solver.
-    pub rtol: f64,
-    /// How far in time.
-    pub horizon: f64,
-    /// At rest where t |Σ'| / |Σ| falls below this.
-    pub stillness: f64,
-    /// Escaped where tr Σ has grown by this factor.
-    pub escape: f64,
-    /// Steps to take at most.
-    pub max_steps: u64,
-    /// Whether to look at certificates first, and to skip the run where they prove a regime.
-    pub use_certificates: bool,
-}
-
-impl Default for JudgeOptions {
-    fn default() -> Self {
-        Self { rtol: 1e-11, horizon: 1e8, stillness: 1e-6, escape: 1e12, max_steps: 20_000, use_certificates: true }
-    }
-}
-
 /// Says what becomes of the covariance of `start`, and on what grounds.
 ///
 /// First [`certify`]; where that proves a regime there is no run. Otherwise the flow is followed in its own time (one
-/// unit is an e-fold of the factor or of t) until tr Σ has escaped, Σ is at rest, or the horizon is reached:
+/// unit is an e-fold of the factor or of t) until tr Σ has escaped, Σ is at rest, or the horizon is reached. Where fast
+/// modes that have died limit the steps (a direction grows, and all else relaxes at a rate proportional to it), implicit
+/// steps take over for softmax and L2 with up to 400 numbers in the factor; there tr Σ need only grow a million times, the
+/// last thousand of them at one rate (larger flows: a thousand times, the last thirty):
 ///
 /// - *blow-up*: with g = tr Σ / (tr Σ)', a pole of any order p has g' → -1/p, so t* is where the line through g at two
 ///   late moments meets 0; g' → 0 is growth. The bracket: below, the time reached plus the proven bound
@@ -149,7 +128,7 @@ pub fn judge_while(
     }
     let Some(run) = Run::new(flow, start, options, observer)? else { return Ok(None) };
     let may_blow_up = !(options.use_certificates && matches!(certificate.claim, Claim::Global));
-    let regime = run.regime(flow, start, options, may_blow_up)?;
+    let regime = run.regime(flow, start, may_blow_up)?;
     let is_proven = matches!((certificate.claim, &regime), (Claim::BlowUp { .. }, Regime::BlowUp(_)));
     let (time, evaluations) = (run.last.t, run.evaluations);
     Ok(Some(Verdict { regime, certificate, is_proven, is_settled: run.end != End::Exhausted, time, evaluations }))
@@ -171,92 +150,18 @@ fn proven(claim: Claim) -> Option<Regime> {
     }
 }
 
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum End {
-    Escaped,
-    AtRest,
-    Vanished,
-    Horizon,
-    Exhausted,
-}
-
-/// A moment of a run.
-#[derive(Debug, Clone)]
-struct Moment {
-    t: f64,
-    trace: f64,
-    /// tr Σ / (tr Σ)'.
-    growth_time: f64,
-    gaussian: Gaussian,
-}
-
-struct Run {
-    end: End,
-    /// Moments at least a quarter later or a decade larger than the one before; the first is the start.
-    moments: Vec<Moment>,
-    last: Moment,
-    evaluations: u64,
-}
-
 impl Run {
-    fn new(
-        flow: &GaussianFlow,
-        start: &Gaussian,
-        options: &JudgeOptions,
-        observer: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<Option<Self>, DynamicsError> {
-        let mut state = flow.state(start)?;
-        let own_time = OwnTime::new(flow, &state);
-        state.push(0.0);
-        // The time starts at zero: an absolute tolerance in its own unit. A factor's scale is its own size.
-        let atol = 1e-3 * options.rtol * own_time.unit().min(start.trace().sqrt()).max(f64::MIN_POSITIVE);
-        let solver = SolverOptions {
-            max_steps: options.max_steps,
-            ..SolverOptions::adaptive(Method::Dop853, options.rtol, atol)
-        };
-        let mut stepper = Stepper::new(&own_time, &Euclidean, solver, 0.0, state)?;
-        let mut moments = vec![moment(flow, &own_time, stepper.values())?.0];
-        loop {
-            let (now, unrest) = moment(flow, &own_time, stepper.values())?;
-            if keeps(&moments[moments.len() - 1], &now) {
-                moments.push(now.clone());
-            }
-            let first = moments[0].trace;
-            let end = if now.trace > options.escape * first {
-                Some(End::Escaped)
-            } else if now.trace <= VANISHED * first {
-                Some(End::Vanished)
-            } else if unrest * (own_time.unit() + now.t) < options.stillness {
-                Some(End::AtRest)
-            } else if now.t > options.horizon * own_time.unit() {
-                Some(End::Horizon)
-            } else {
-                matches!(stepper.advance(f64::INFINITY), Advance::Stopped(_)).then_some(End::Exhausted)
-            };
-            if let Some(end) = end {
-                return Ok(Some(Self { end, moments, last: now, evaluations: stepper.stats().evaluations }));
-            }
-            if observer(now.t).is_break() {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn regime(
-        &self,
-        flow: &GaussianFlow,
-        start: &Gaussian,
-        options: &JudgeOptions,
-        may_blow_up: bool,
-    ) -> Result<Regime, DynamicsError> {
+    fn regime(&self, flow: &GaussianFlow, start: &Gaussian, may_blow_up: bool) -> Result<Regime, DynamicsError> {
         if self.end == End::Vanished {
             return Ok(Regime::Collapse { rank: 0 });
+        }
+        if self.end == End::Steady {
+            return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
         if self.end == End::Escaped {
             let order = self.pole_slope();
             if may_blow_up && order > POLE {
-                return Ok(Regime::BlowUp(self.pole(flow, order, options)?));
+                return Ok(Regime::BlowUp(self.pole(flow, order)?));
             }
             return Ok(Regime::Growth { rate: 1.0 / self.last.growth_time });
         }
@@ -285,11 +190,11 @@ impl Run {
         (before.growth_time - self.last.growth_time) / (self.last.t - before.t)
     }
 
-    fn pole(&self, flow: &GaussianFlow, slope: f64, options: &JudgeOptions) -> Result<BlowUp, DynamicsError> {
+    fn pole(&self, flow: &GaussianFlow, slope: f64) -> Result<BlowUp, DynamicsError> {
         let Moment { t, growth_time, gaussian, .. } = &self.last;
         let rest = growth_time / slope;
         let proven = blow_up_not_after(flow, gaussian)?;
-        let margin = 100.0 * options.rtol * t;
+        let margin = 100.0 * self.rtol * t;
         let bracket = [
             t + blow_up_not_before(flow, gaussian)?.min(rest) - margin,
             t + proven.unwrap_or(2.0 * rest).max(rest) + margin,
@@ -315,18 +220,5 @@ const AT_REST_SPAN: f64 = 1.25;
 const COLLAPSE_EXPONENT: f64 = 0.5;
 /// What a factor in f64 cannot tell from zero: (1e-13)².
 const LOST: f64 = 1e-26;
-/// tr Σ below this part of its start is nothing.
-const VANISHED: f64 = 1e-24;
 /// A spectrum that moved less than this over the whole run, relative to the largest eigenvalue.
 const SAME_SPECTRUM: f64 = 1e-6;
-
-fn keeps(before: &Moment, now: &Moment) -> bool {
-    now.t > 1.25 * before.t || now.trace > 10.0 * before.trace
-}
-
-fn moment(flow: &GaussianFlow, own_time: &OwnTime<'_>, state: &[f64]) -> Result<(Moment, f64), DynamicsError> {
-    let (moments, t) = state.split_at(state.len() - 1);
-    let pace = own_time.pace(state);
-    let gaussian = flow.gaussian(moments)?;
-    Ok((Moment { t: t[0], trace: pace.trace, growth_time: 1.0 / pace.growth, gaussian }, pace.unrest))
-}

@@ -14,7 +14,8 @@
 //! - a step allocates nothing, and results do not depend on threads (all sums here are sequential);
 //! - on curved spaces states, stages and dense output are retracted, states keep to them to rounding.
 //!
-//! What this is not: no implicit methods (attention flows are not stiff until two tokens have merged to rounding),
+//! What this is not: no implicit methods (attention flows of tokens are not stiff until two tokens have merged to
+//! rounding; Gaussian flows that are have theirs in `gaussian/stiff`),
 //! no steps backward in time, no symplectic methods, no noise. A field that is discontinuous in *time* (layers) is
 //! better solved from one jump to the next, with `advance` to each.
 //!

@@ -6,8 +6,8 @@
 //!
 //! Two thirds are drawn as for the published histograms: Q of two rows, K = -Q, with V = I and with V = GᵀG. A third has
 //! V = I and independent Q and K: these blow up.
-//! `--general` draws Q, K and V independently instead; there some verdicts stay open, because covariances of 1e6 beside
-//! relaxing ones of order 1 are stiff, and are counted as open.
+//! `--general` draws Q, K and V independently instead: four in ten grow along one direction for ever, which makes all the
+//! rest stiff.
 //! `--by-run` uses no certificate, so that every flow is integrated; `--seconds` prints the time of the classification
 //! alone, for `benches/peers/compare-gaussian`; `--write` saves the drawn matrices for a peer (`.safetensors`).
 

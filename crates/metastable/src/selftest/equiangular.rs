@@ -119,7 +119,7 @@ fn orthonormal(n: usize) -> Vec<f64> {
 }
 
 /// n unit tokens of cosine rho, symmetric about the diagonal of R^n: a e_i + b 1.
-fn equiangular(n: usize, rho: f64) -> Vec<f64> {
+pub(super) fn equiangular(n: usize, rho: f64) -> Vec<f64> {
     let a = (1.0 - rho).sqrt();
     let count = n as f64;
     // (a e_i + b 1)·(a e_j + b 1) = 2 a b + n b² = rho, and a² more for i = j.

@@ -18,6 +18,7 @@ mod equiangular;
 mod gaussian;
 mod limits;
 mod metastability;
+mod references;
 mod rescaled;
 mod statics;
 mod symmetry;
@@ -101,6 +102,7 @@ pub fn laws() -> Vec<Law> {
         departure::LAWS,
         gaussian::LAWS,
         unified::LAWS,
+        references::LAWS,
     ];
     subjects.concat()
 }

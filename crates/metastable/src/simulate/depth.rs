@@ -5,9 +5,8 @@
 use metastable_dynamics::field::{AttentionFlow, FeedForward, Noise, ParticleFlow, Placement, RescaledFlow};
 use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
-use metastable_dynamics::{DynamicsError, Head};
+use metastable_dynamics::{DynamicsError, Head, Matrix};
 
-use super::gaussian::meant::vector;
 use super::inputs::Inputs;
 use super::meant::{Simulation, adapt, read_head};
 use super::written::{Coordinates, GeometryName, HeadConfig, PlacementName, Precision, SimulateConfig};
@@ -218,16 +217,42 @@ pub(super) fn layers(config: &SimulateConfig, d: usize, inputs: &mut Inputs) -> 
     if config.head != [HeadConfig::default()] {
         return Err(inputs.wrong("layer", "either [[head]] or [[layer]] tables", "both"));
     }
-    let ends = ends(config, inputs)?;
-    let mut layers = Vec::new();
-    for (l, (written, end)) in config.layer.iter().zip(ends).enumerate() {
+    let count = count(config, d, inputs)?;
+    let mut ends = ends(config, count, inputs)?.into_iter();
+    let mut layers = Vec::with_capacity(count);
+    for (l, written) in config.layer.iter().enumerate() {
         if written.head.is_empty() {
             return Err(inputs.wrong(&format!("layer[{l}].head"), "at least one head", "none"));
         }
-        layers.push(layer(config, &format!("layer[{l}]."), &written.head, end, d, inputs)?);
+        for (copy, end) in ends.by_ref().take(written.count()).enumerate() {
+            // Random matrices are drawn by the name of their place.
+            let copy = if copy == 0 { String::new() } else { format!("#{copy}") };
+            layers.push(layer(config, &format!("layer[{l}]{copy}."), &written.head, end, d, inputs)?);
+        }
     }
     Ok(layers)
 }
+
+/// How many layers the tables stand for.
+fn count(config: &SimulateConfig, d: usize, inputs: &Inputs) -> Result<usize, LabError> {
+    let (mut count, mut numbers) = (0_usize, 0_usize);
+    for (l, layer) in config.layer.iter().enumerate() {
+        let repeat = layer.count();
+        // Query, key and value of every head, for both runs.
+        numbers = numbers.saturating_add(layer.head.len().saturating_mul(6 * d * d).saturating_mul(repeat));
+        count = count.saturating_add(repeat);
+        if repeat == 0 || count > MOST_LAYERS || numbers > MOST_NUMBERS {
+            let expected = format!("at least 1, and at most {MOST_LAYERS} layers and {MOST_NUMBERS} numbers in all");
+            return Err(inputs.wrong(&format!("layer[{l}].repeat"), expected, repeat));
+        }
+    }
+    Ok(count)
+}
+
+/// Layers of one run.
+const MOST_LAYERS: usize = 1 << 16;
+/// Numbers in the matrices of all layers: a gigabyte.
+const MOST_NUMBERS: usize = 1 << 27;
 
 fn layer(
     config: &SimulateConfig,
@@ -239,23 +264,27 @@ fn layer(
 ) -> Result<Layer, LabError> {
     let heads = written.iter().enumerate().map(|(h, head)| read_head(&format!("{place}head[{h}]"), head, d, inputs));
     let heads = heads.collect::<Result<Vec<_>, _>>()?;
-    let adapted = adapt(&config.lora.0, &heads, inputs)?;
+    let adapted = adapt(&config.lora.0, &heads, place, inputs)?;
     Ok(Layer { end, heads, adapted })
 }
 
 /// Until when each layer is in force.
-fn ends(config: &SimulateConfig, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
-    let (end, count) = (config.time.end, config.layer.len());
+fn ends(config: &SimulateConfig, count: usize, inputs: &Inputs) -> Result<Vec<f64>, LabError> {
+    let end = config.time.end;
     if let Some(steps) = config.time.layers
         && !(steps as usize).is_multiple_of(count)
     {
-        return Err(inputs.wrong("time.layers", format!("a multiple of the {count} [[layer]] tables"), steps));
+        return Err(inputs.wrong("time.layers", format!("a multiple of the {count} layers"), steps));
     }
     let given: Vec<f64> = config.layer.iter().filter_map(|layer| layer.end).collect();
     if given.is_empty() {
         // The same products as the solver's grid, so that steps land on them.
         let share = end / count as f64;
         return Ok((1..=count).map(|l| if l == count { end } else { share * l as f64 }).collect());
+    }
+    if let Some(l) = config.layer.iter().position(|layer| layer.repeat.is_some()) {
+        let expected = "equal shares of time.end, without `end`, beside `repeat`";
+        return Err(inputs.wrong(&format!("layer[{l}].repeat"), expected, format!("end = {given:?}")));
     }
     let increasing = given.windows(2).all(|pair| pair[0] < pair[1]) && given.first().is_some_and(|t| *t > 0.0);
     if given.len() != count || !increasing || given.last() != Some(&end) || config.time.layers.is_some() {
@@ -272,14 +301,24 @@ pub(super) fn feed_forward(
     d: usize,
     inputs: &mut Inputs,
 ) -> Result<Option<FeedForward>, LabError> {
+    let Some((weight, bias)) = weight_and_bias(config, d, inputs)? else { return Ok(None) };
+    FeedForward::new(weight, bias).map(Some).map_err(|source| inputs.refused("feed_forward", source))
+}
+
+/// W and b of the linear layer.
+pub(super) fn weight_and_bias(
+    config: &SimulateConfig,
+    d: usize,
+    inputs: &mut Inputs,
+) -> Result<Option<(Matrix, Vec<f64>)>, LabError> {
     let Some(written) = &config.feed_forward else { return Ok(None) };
     let weight = inputs.matrix("feed_forward.weight", &written.weight, Some(d), d)?;
-    let bias = written.bias.as_ref().map(|bias| vector("feed_forward.bias", bias, inputs)).transpose()?;
+    let bias = written.bias.as_ref().map(|bias| inputs.vector("feed_forward.bias", bias)).transpose()?;
     let bias = bias.unwrap_or_else(|| vec![0.0; d]);
     if bias.len() != d {
         return Err(inputs.wrong("feed_forward.bias", format!("{d} numbers"), bias.len()));
     }
-    FeedForward::new(weight, bias).map(Some).map_err(|source| inputs.refused("feed_forward", source))
+    Ok(Some((weight, bias)))
 }
 
 /// Noise, which needs Euler steps of one length, and times on their grid.

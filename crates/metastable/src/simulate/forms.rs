@@ -1,4 +1,4 @@
-//! Values of a config that may be written in more than one form: matrices, save times, one item or a list.
+//! Values of a config that may be written in more than one form: matrices, vectors, save times, one item or a list.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,6 +9,36 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::law::RandomMatrix;
+
+/// A vector: a list of numbers, or a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "invalid type: something else, expected a list of numbers, a file name, or {file, tensor}"
+)]
+pub enum VectorConfig {
+    /// Inline.
+    Values(Vec<f64>),
+    /// A `.npy` or `.safetensors` file, relative to the config.
+    File(String),
+    /// A tensor of a `.safetensors` file.
+    Tensor {
+        /// The file.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+    },
+}
+
+impl VectorConfig {
+    /// The name of its file, if it is in one.
+    pub fn file_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Values(_) => None,
+            Self::File(file) | Self::Tensor { file, .. } => Some(file),
+        }
+    }
+}
 
 /// Times to save.
 #[derive(Debug, Clone, PartialEq)]

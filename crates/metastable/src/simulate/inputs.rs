@@ -1,10 +1,10 @@
-//! Matrices named by a config: built from words, inline rows or files, with errors that name file and key.
+//! Matrices and vectors named by a config: built from words, inline rows or files, with errors that name file and key.
 
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::{DynamicsError, Matrix};
 
-use super::forms::MatrixConfig;
+use super::forms::{MatrixConfig, VectorConfig};
 use crate::arrays;
 use crate::error::{LabError, Location};
 
@@ -75,6 +75,25 @@ impl Inputs {
             self.files.push((file.to_owned(), path.clone()));
         }
         Ok((path, array))
+    }
+
+    /// A vector.
+    pub fn vector(&mut self, key: &str, written: &VectorConfig) -> Result<Vec<f64>, LabError> {
+        let (file, tensor) = match written {
+            VectorConfig::Values(values) => {
+                if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                    return Err(self.wrong(key, "finite numbers", format!("{} at entry {index}", values[index])));
+                }
+                return Ok(values.clone());
+            }
+            VectorConfig::File(file) => (file, None),
+            VectorConfig::Tensor { file, tensor } => (file, Some(tensor.as_str())),
+        };
+        if !(file.ends_with(".npy") || file.ends_with(".safetensors")) {
+            return Err(self.wrong(key, "a list of numbers, or a .npy or .safetensors file", file));
+        }
+        let (path, array) = self.array(file, tensor)?;
+        array.into_vector(&path)
     }
 
     /// A matrix of `columns` columns, and of `rows` rows where that is known.

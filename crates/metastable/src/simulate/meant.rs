@@ -206,7 +206,14 @@ pub(super) fn read_head(place: &str, written: &HeadConfig, d: usize, inputs: &mu
 }
 
 /// Adds every update to the heads it names.
-pub(super) fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -> Result<Option<Vec<Head>>, LabError> {
+///
+/// `layer` is the place of the layer, for the draws of updates that differ from layer to layer.
+pub(super) fn adapt(
+    loras: &[LoraConfig],
+    heads: &[Head],
+    layer: &str,
+    inputs: &mut Inputs,
+) -> Result<Option<Vec<Head>>, LabError> {
     if loras.is_empty() {
         return Ok(None);
     }
@@ -223,7 +230,8 @@ pub(super) fn adapt(loras: &[LoraConfig], heads: &[Head], inputs: &mut Inputs) -
                 TargetName::Value => Target::Value,
             };
             for &h in &chosen {
-                let update = read_update(l, lora, target, &heads[h], inputs)?;
+                let place = if lora.each_layer { layer } else { "" };
+                let update = read_update(&format!("{place}lora[{l}]"), lora, target, &heads[h], inputs)?;
                 adapted[h] = adapted[h]
                     .updated(target, &update)
                     .map_err(|source| inputs.refused(&format!("lora[{l}]"), source))?;
@@ -250,13 +258,13 @@ fn chosen_heads(l: usize, lora: &LoraConfig, count: usize, inputs: &Inputs) -> R
 }
 
 fn read_update(
-    l: usize,
+    place: &str,
     lora: &LoraConfig,
     target: Target,
     head: &Head,
     inputs: &mut Inputs,
 ) -> Result<LowRankUpdate, LabError> {
-    let key = |name: &str| format!("lora[{l}].{name}");
+    let key = |name: &str| format!("{place}.{name}");
     let matrix = match target {
         Target::Query => head.query(),
         Target::Key => head.key(),
@@ -279,9 +287,9 @@ fn read_update(
                 return Err(inputs.wrong(&key("alpha"), "a finite number", alpha));
             }
             let scale = if lora.rslora { alpha / rank.sqrt() } else { alpha / rank };
-            LowRankUpdate::new(&a, &b, scale).map_err(|source| inputs.refused(&format!("lora[{l}]"), source))
+            LowRankUpdate::new(&a, &b, scale).map_err(|source| inputs.refused(place, source))
         }
-        _ => Err(inputs.wrong(&format!("lora[{l}]"), "either a and b, or delta", "another combination")),
+        _ => Err(inputs.wrong(place, "either a and b, or delta", "another combination")),
     }
 }
 

@@ -187,17 +187,39 @@ fn run_particles(
     request: &SimulateRequest,
     watcher: &mut dyn Watcher,
 ) -> Result<report::SimulateReport, LabError> {
-    let provenance = provenance_of(simulation)?;
-    let fingerprint = fingerprint(&to_toml(&simulation.config)?, &provenance);
+    let provenance = provenance_of(&simulation.config, simulation.config.precision.name(), &simulation.inputs)?;
+    let assembled = in_run_folder(
+        request,
+        &simulation.config,
+        &provenance,
+        watcher,
+        |progress: &mut Progress, outside: &mut Outside<'_, Progress>| {
+            engine::integrate(simulation, progress, outside)?;
+            assemble::assemble(simulation, progress, provenance.clone(), outside)
+        },
+        |folder: &mut RunDir, progress: &Progress, assembled: &assemble::Assembled| {
+            publish(folder, simulation, progress, assembled)
+        },
+    )?;
+    Ok(assembled.report)
+}
+
+/// The shell of every run: begins or takes up its folder, works with checkpoints, writes what comes out, finishes.
+fn in_run_folder<P: Default + Serialize + DeserializeOwned, A>(
+    request: &SimulateRequest,
+    config: &SimulateConfig,
+    provenance: &Provenance,
+    watcher: &mut dyn Watcher,
+    work: impl FnOnce(&mut P, &mut Outside<'_, P>) -> Result<A, Unfinished>,
+    write: impl FnOnce(&mut RunDir, &P, &A) -> Result<(), LabError>,
+) -> Result<A, LabError> {
+    let fingerprint = fingerprint(&to_toml(config)?, provenance);
     let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint)?;
-    let mut progress: Progress = take_up(&folder, watcher)?;
-    let resolved = resolved::resolved(&simulation.config, &request.config)?;
-    folder.write("config.resolved.toml", resolved.as_bytes())?;
+    let mut progress: P = take_up(&folder, watcher)?;
+    folder.write("config.resolved.toml", resolved::resolved(config, &request.config)?.as_bytes())?;
     let outcome = {
-        let mut save = |progress: &Progress| folder.save_checkpoint(&to_bytes(progress));
-        let mut outside = Outside::new(watcher, &mut save);
-        engine::integrate(simulation, &mut progress, &mut outside)
-            .and_then(|()| assemble::assemble(simulation, &progress, provenance, &mut outside))
+        let mut save = |progress: &P| folder.save_checkpoint(&to_bytes(progress));
+        work(&mut progress, &mut Outside::new(watcher, &mut save))
     };
     let assembled = match outcome {
         Ok(assembled) => assembled,
@@ -207,15 +229,19 @@ fn run_particles(
         }
     };
     watcher.progress(1.0, "writing the report");
-    publish(&mut folder, simulation, &progress, &assembled)?;
+    write(&mut folder, &progress, &assembled)?;
     folder.finish()?;
-    Ok(assembled.report)
+    Ok(assembled)
 }
 
 /// The input files by the paths that the config gives.
-fn provenance_of(simulation: &Simulation) -> Result<Provenance, LabError> {
-    let mut provenance = Provenance::new(simulation.config.seed, simulation.config.precision.name());
-    for (name, file) in &simulation.inputs {
+fn provenance_of(
+    config: &SimulateConfig,
+    precision: &str,
+    inputs: &[(String, PathBuf)],
+) -> Result<Provenance, LabError> {
+    let mut provenance = Provenance::new(config.seed, precision);
+    for (name, file) in inputs {
         provenance.add_input(name, file)?;
     }
     Ok(provenance)

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::forms::MatrixConfig;
-use super::gaussian::written::VectorConfig;
+use super::forms::{MatrixConfig, VectorConfig};
 use super::written::SimulateConfig;
 use crate::document::to_toml;
 use crate::error::LabError;

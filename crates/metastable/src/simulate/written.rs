@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::observables::CLOSE_COSINE;
 
-use super::forms::{MatrixConfig, OneOrMany, Save};
-use super::gaussian::written::{FeedForwardConfig, GaussianConfig};
+use super::forms::{MatrixConfig, OneOrMany, Save, VectorConfig};
+use super::gaussian::written::GaussianConfig;
 
 /// A simulation: tokens, heads, kernel, space, time, and optionally a LoRA adapter for a twin run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -36,10 +36,10 @@ pub struct SimulateConfig {
     /// Weights that change with depth: one table a layer, each with heads of its own, instead of `head`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layer: Vec<LayerConfig>,
-    /// A linear layer beside attention.
+    /// A linear layer W x + b beside attention, of tokens or of a Gaussian.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed_forward: Option<FeedForwardConfig>,
-    /// Noise on every token.
+    /// Noise on every token, or on a Gaussian.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<NoiseConfig>,
     /// Score, normalization, mask and beta.
@@ -153,9 +153,31 @@ pub struct LayerConfig {
     /// The time until which they are in force, given in all tables or in none; equal shares of `time.end` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<f64>,
+    /// For how many layers the table stands; random matrices are drawn anew for each. 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<usize>,
 }
 
-/// dx = F dt + √(2 temperature) dB, by Euler-Maruyama steps of `time.dt` (method "euler").
+impl LayerConfig {
+    /// How many layers the table stands for.
+    pub fn count(&self) -> usize {
+        self.repeat.unwrap_or(1)
+    }
+}
+
+/// W x + b beside attention.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeedForwardConfig {
+    /// W, [d, d].
+    pub weight: MatrixConfig,
+    /// b, `[d]`; zero by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<VectorConfig>,
+}
+
+/// dx = F dt + √(2 temperature) dB: of tokens by Euler-Maruyama steps of `time.dt` (method "euler"), of a Gaussian by its
+/// moments.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseConfig {
@@ -390,6 +412,10 @@ pub struct LoraConfig {
     /// The dense update, instead of a and b.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta: Option<MatrixConfig>,
+    /// Whether random matrices of the update are drawn anew for every layer, unless they name a stream; by default one
+    /// draw is in force in all layers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub each_layer: bool,
 }
 
 /// A matrix that LoRA may change.
@@ -430,5 +456,17 @@ fn default_close_cosine() -> f64 {
 impl Default for ObserveConfig {
     fn default() -> Self {
         Self { cluster_radius: default_cluster_radius(), close_cosine: default_close_cosine(), cascade: None }
+    }
+}
+
+impl FeedForwardConfig {
+    /// Adds its matrix and vector to the lists, for those who look for files.
+    pub fn inputs_mut<'a>(
+        &'a mut self,
+        matrices: &mut Vec<&'a mut MatrixConfig>,
+        vectors: &mut Vec<&'a mut VectorConfig>,
+    ) {
+        matrices.push(&mut self.weight);
+        vectors.extend(&mut self.bias);
     }
 }

@@ -1,6 +1,7 @@
 //! The potentials: Sinkhorn's alternation in the log domain, and Newton's steps where it is slow.
 
 use super::Potentials;
+use super::dense;
 use super::plan::{Plan, Shifts, Side};
 use crate::attention::kernel::{Sinkhorn, SinkhornStop};
 use crate::error::DynamicsError;
@@ -21,8 +22,20 @@ const MOST_HALVINGS: f64 = 60.0;
 /// How far the potentials of a larger ε are taken.
 const ROUGH: f64 = 0.1;
 
-/// Passes that one Newton step may take for its linear system.
-const MOST_INNER: u32 = 60;
+/// Passes that one Newton step may take for its linear system where there is no other way.
+const MOST_INNER: u32 = 200;
+
+/// And where the whole matrix is at hand for the next try.
+const FEW_INNER: u32 = 25;
+
+/// A Newton step is not shortened further.
+const SHORTEST_LENGTH: f64 = 1e-3;
+
+/// The part of the promised fall of the semi-dual that counts as one (Armijo).
+const SUFFICIENT: f64 = 1e-4;
+
+/// A fall below this part of the value is lost in its rounding.
+const VISIBLE: f64 = 1e-13;
 
 /// The potentials of a plan from the column potentials `start` (zero if empty).
 pub(super) fn potentials(plan: &Plan<'_>, options: Sinkhorn, start: &[f64]) -> Result<Potentials, DynamicsError> {
@@ -134,10 +147,12 @@ impl Search<'_> {
                 return Err(oscillation);
             }
             let to_go = (self.tolerance / oscillation).ln() / (oscillation / previous).ln();
-            let is_slow = oscillation < NEWTON_BASIN && !(0.0..PATIENCE).contains(&to_go);
+            let is_slow = !(0.0..PATIENCE).contains(&to_go);
             previous = oscillation;
             if is_slow && self.budget.used >= newton_from {
-                if let Some(better) = self.newton(&column, &sweep) {
+                let is_near = oscillation < NEWTON_BASIN;
+                let better = is_near.then(|| self.newton(&column, &sweep)).flatten();
+                if let Some(better) = better.or_else(|| self.damped_newton(&column, &sweep)) {
                     column = better;
                     previous = f64::INFINITY;
                     continue;
@@ -162,6 +177,34 @@ impl Search<'_> {
         Sweep { row, next, oscillation }
     }
 
+    /// Column potentials at which the semi-dual is smaller, by Newton's step with the whole matrix, shortened where it
+    /// must be: convergent from everywhere, however badly the plan is connected. For few tokens only, for its n x n
+    /// numbers; none otherwise, or if no length will do.
+    fn damped_newton(&mut self, column: &[f64], sweep: &Sweep) -> Option<Vec<f64>> {
+        if self.plan.count() > dense::MOST_TOKENS || self.budget.used >= self.budget.most {
+            return None;
+        }
+        self.budget.used += 1;
+        let sums: Vec<f64> = column.iter().zip(&sweep.next).map(|(old, new)| (old - new).exp()).collect();
+        let defect: Vec<f64> = sums.iter().map(|c| 1.0 - c).collect();
+        let step = dense::solve(self.plan, Shifts { own: &sweep.row, other: column }, &sums, &defect)?;
+        // The semi-dual falls by `gain` at first.
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let value = |column: &[f64], row: &[f64]| -mean(column) - mean(row);
+        let (here, gain) = (value(column, &sweep.row), dot(&defect, &step) / step.len() as f64);
+        let mut length = 1.0;
+        while length > SHORTEST_LENGTH && self.budget.used < self.budget.most {
+            let moved: Vec<f64> = column.iter().zip(&step).map(|(g, step)| g + length * step).collect();
+            let reached = self.sweep(&moved);
+            let falls = here - value(&moved, &reached.row) >= SUFFICIENT * length * gain;
+            if reached.oscillation <= 0.5 * sweep.oscillation || (falls && gain > VISIBLE * (1.0 + here.abs())) {
+                return Some(reached.next);
+            }
+            length *= 0.25;
+        }
+        None
+    }
+
     /// Column potentials at which the oscillation is at most half of what it is; none if Newton's step fails.
     ///
     /// With exact rows, column sums c_j and M = k/n, the sums answer ġ by (diag c - MᵀM) ġ: the Hessian of the convex
@@ -170,12 +213,15 @@ impl Search<'_> {
         let sums: Vec<f64> = column.iter().zip(&sweep.next).map(|(old, new)| (old - new).exp()).collect();
         let defect: Vec<f64> = sums.iter().map(|c| 1.0 - c).collect();
         let accuracy = (0.1 * sweep.oscillation).clamp(1e-3, 0.1);
-        let most = MOST_INNER.min(self.budget.most.saturating_sub(self.budget.used + 1));
+        let has_matrix = self.plan.count() <= dense::MOST_TOKENS;
+        let most = if has_matrix { FEW_INNER } else { MOST_INNER };
+        let most = most.min(self.budget.most.saturating_sub(self.budget.used + 1));
         let shifts = Shifts { own: &sweep.row, other: column };
         let solution = conjugate_gradients(self.plan, shifts, &sums, &defect, accuracy, most);
         self.budget.used += solution.iterations;
         let moved: Vec<f64> = column.iter().zip(&solution.x).map(|(g, step)| g + step).collect();
-        if solution.residual > 0.5 || self.budget.used >= self.budget.most {
+        let enough = if has_matrix { accuracy } else { 0.5 };
+        if solution.residual > enough || self.budget.used >= self.budget.most {
             return None;
         }
         let reached = self.sweep(&moved);

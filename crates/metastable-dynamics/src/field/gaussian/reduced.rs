@@ -38,7 +38,7 @@ pub(super) fn add_product(x: &[f64], y: &[f64], k: usize, n: usize, out: &mut [f
 }
 
 /// scale Xᵀ Y of X [k, m], Y [k, n], as [m, n].
-fn gram(x: &[f64], y: &[f64], (m, n): (usize, usize), scale: f64) -> Vec<f64> {
+pub(super) fn gram(x: &[f64], y: &[f64], (m, n): (usize, usize), scale: f64) -> Vec<f64> {
     let mut out = vec![0.0; m * n];
     for (x_row, y_row) in x.chunks_exact(m).zip(y.chunks_exact(n)) {
         for (x, out_row) in x_row.iter().zip(out.chunks_exact_mut(n)) {
@@ -49,13 +49,14 @@ fn gram(x: &[f64], y: &[f64], (m, n): (usize, usize), scale: f64) -> Vec<f64> {
 }
 
 /// The head's queries and keys of the mean and of the columns of the factor.
-struct Image {
+pub(super) struct Image {
     mean: Vec<f64>,
-    factor: Vec<f64>,
+    /// [k, r].
+    pub(super) factor: Vec<f64>,
 }
 
 impl Image {
-    fn of(matrix: &Matrix, mean: &[f64], factor: &[f64], rank: usize) -> Self {
+    pub(super) fn of(matrix: &Matrix, mean: &[f64], factor: &[f64], rank: usize) -> Self {
         let mut image = Self { mean: vec![0.0; matrix.rows()], factor: vec![0.0; matrix.rows() * rank] };
         matrix.apply(mean, &mut image.mean);
         product(matrix.as_slice(), factor, mean.len(), rank, &mut image.factor);
@@ -108,7 +109,7 @@ impl Reduced {
 }
 
 /// 2 H N and 2 H m, H = (I + X)^{-1} for positive semidefinite X.
-fn resolvent(keys: &[f64], logits: &[f64], shift: &[f64], rank: usize) -> Option<(Vec<f64>, Vec<f64>)> {
+pub(super) fn resolvent(keys: &[f64], logits: &[f64], shift: &[f64], rank: usize) -> Option<(Vec<f64>, Vec<f64>)> {
     let cholesky = (DMatrix::identity(rank, rank) + DMatrix::from_row_slice(rank, rank, keys)).cholesky()?;
     let right = DMatrix::from_fn(rank, rank + 1, |i, j| 2.0 * if j < rank { logits[i * rank + j] } else { shift[i] });
     let solved = cholesky.solve(&right);

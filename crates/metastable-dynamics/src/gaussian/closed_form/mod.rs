@@ -2,8 +2,10 @@
 //!
 //! [`scalar_value`] (V = vI, softmax, any dimension), [`feed_forward`] (the same with a linear feed-forward part: one
 //! matrix exponential), `line` (d = 1: softmax, L2, Sinkhorn, noise), [`plane`] (rotation in two dimensions);
-//! [`open`] has the fields of kernels that do not keep Gaussians.
+//! [`coupling`] (the rate of Sinkhorn's
+//! alternation); [`open`] has the fields of kernels that do not keep Gaussians.
 
+pub mod coupling;
 pub mod feed_forward;
 pub mod line;
 pub mod open;

@@ -74,3 +74,42 @@ fn finite_values_of_the_query_decay_like_one_over_time() {
     let expected = 1.0 / (1.0 / along(&start()) + 2.0 * 0.7 * 50.0);
     assert_near(&[along(&at(&flow, &start(), 50.0))], &[expected], 1e-13);
 }
+
+/// Section 2.3.4: Q of rank two and V = diag(1, 2, .5, .2) on R⁴: the limit has the proven rank, but is *not* the
+/// covariance N(NᵀΣ_0⁻¹N)⁻¹Nᵀ that the kernel keeps. Q = G[2, 4], Σ_0 = G Gᵀ + 0.3 I from
+/// `numpy.random.default_rng(5).standard_normal`, numpy 2.4.6, Q first.
+///
+/// Our notes print .03721538 and .44933387: with A formed before it meets L the eighth digit is rounding, for QL has fallen
+/// to 2e-4 and is made of numbers of order one. SciPy's DOP853 in logarithmic time (rtol 1e-12) with QL formed first gives
+/// .037215318227 and .449333788.
+#[test]
+fn the_rank_two_exception_misses_what_the_kernel_keeps_by_03721538() {
+    let query = matrix(&[
+        [-0.8019314252534474, -1.324358995628145, -0.24836162209524854, 0.4204452380655215],
+        [1.1360465324896427, 0.10970639932180819, -0.5526473205362324, -0.7847803553442784],
+    ]);
+    let start = Gaussian::centred(matrix(&[
+        [5.1286382253335985, 4.08981860137848, -1.5340678399243395, 1.0803179521261332],
+        [4.08981860137848, 6.819785686170951, -1.063360227422105, 2.577134883929085],
+        [-1.5340678399243395, -1.063360227422105, 2.294252906868295, -0.25665745899277503],
+        [1.0803179521261332, 2.577134883929085, -0.25665745899277503, 1.4664527453995633],
+    ]))
+    .unwrap();
+    let diagonal = [1.0, 2.0, 0.5, 0.2];
+    let value = Matrix::from_fn(4, 4, |i, j| if i == j { diagonal[i] } else { 0.0 });
+    for (kernel, missed, digits) in [(SOFTMAX, 0.037215318227, 1e-10), (L2, 0.05395, 5e-6)] {
+        let flow = flow(repulsive(&query, &value), kernel, &start);
+        let basis = crate::gaussian::Invariants::of(&flow).unwrap().kernel().unwrap().clone();
+        let kept = basis.transpose().multiply(&start.covariance().inverse().unwrap()).multiply(&basis);
+        let kept = basis.multiply(&kept.inverse().unwrap()).multiply(&basis.transpose());
+        let end = late(&flow, &start, 1e8);
+        // Two programs for softmax; four digits are printed for L2.
+        assert_near(&[end.covariance().add_scaled(-1.0, &kept).max_abs()], &[missed], digits);
+        assert_eq!(judge(&flow, &start, &JudgeOptions::default()).unwrap().regime, Regime::Collapse { rank: 2 });
+        if kernel == SOFTMAX {
+            assert_near(&end.spectrum().unwrap()[..2], &[1.72339056, 0.449333788], 5e-9);
+            let kept = kept.add_scaled(1.0, &kept.transpose()).scaled(0.5).symmetric_eigen().unwrap().0;
+            assert_near(&kept[2..], &[0.41103750, 1.70958163], 1e-8);
+        }
+    }
+}

@@ -65,6 +65,7 @@ pub(crate) fn repulsive(query: &Matrix, value: &Matrix) -> Head {
 }
 
 pub(crate) const SOFTMAX: GaussianKernel = GaussianKernel::Softmax { beta: 1.0 };
+pub(crate) const LINEAR: GaussianKernel = GaussianKernel::Linear { beta: 1.0 };
 pub(crate) const L2: GaussianKernel = GaussianKernel::SquaredDistance { beta: 1.0 };
 
 pub(crate) fn sinkhorn(epsilon: f64) -> GaussianKernel {

@@ -144,3 +144,35 @@ fn rest_after_growth_is_no_growth() {
         assert!(matches!(regime, Regime::Collapse { rank: 1 } | Regime::BlowUp(_)), "{k}: {regime:?}");
     }
 }
+
+/// Independent Q, K (two rows) and V at d = 5: nearly half of them grow along one direction for ever, which makes everything
+/// else stiff; explicit steps alone leave these open after 20,000 steps.
+#[test]
+fn general_flows_reach_a_verdict() {
+    let (mut evaluations, mut growing, mut open) = (0, 0, 0);
+    for index in 0..40_u64 {
+        let normal = |stream: u64, rows: usize| {
+            Matrix::new("draw", rows, 5, crate::random::standard_normal(5 * index + stream, rows, 5)).unwrap()
+        };
+        let factor = normal(0, 5);
+        let start = Gaussian::centred(factor.multiply(&factor.transpose())).unwrap();
+        let head = Head::new(normal(1, 2), normal(2, 2), normal(3, 5), None).unwrap();
+        for kernel in [GaussianKernel::Softmax { beta: 0.2_f64.sqrt() }, L2] {
+            let flow = flow(head.clone(), kernel, &start);
+            let verdict = judge(&flow, &start, &JudgeOptions::default()).unwrap();
+            open += u32::from(!verdict.is_settled);
+            evaluations += verdict.evaluations;
+            if let Regime::Growth { rate } = verdict.regime {
+                growing += 1;
+                assert!(rate.is_finite() && rate > 0.0, "{index}: {rate}");
+            }
+            if let Regime::BlowUp(pole) = verdict.regime {
+                assert!(pole.bracket[0] <= pole.time && pole.time <= pole.bracket[1], "{index}: {pole:?}");
+            }
+        }
+    }
+    // Explicit steps alone leave 41 of a hundred open.
+    assert!(growing > 10 && open <= 2, "{growing} growing, {open} open");
+    // A few thousand each; 20,000 explicit steps are 240,000.
+    assert!(evaluations < 80 * 10_000, "{evaluations}");
+}

@@ -10,13 +10,13 @@ const PLOT: (f64, f64) = (66.0, 544.0);
 const TOP: f64 = 52.0;
 const BOTTOM: f64 = 292.0;
 
-type Points = Vec<(f64, Option<f64>)>;
+pub(super) type Points = Vec<(f64, Option<f64>)>;
 
 /// One line of a plot with its words for the legend.
-struct Line<'a> {
-    words: String,
-    points: Points,
-    stroke: Stroke<'a>,
+pub(super) struct Line<'a> {
+    pub(super) words: String,
+    pub(super) points: Points,
+    pub(super) stroke: Stroke<'a>,
 }
 
 /// Draws `clusters.svg`: the number of clusters against time.
@@ -108,7 +108,7 @@ fn pair<'a>(report: &Value, column: &str, words: &str) -> Vec<Line<'a>> {
     [base, twin].into_iter().filter(|line| line.points.iter().any(|(_, y)| y.is_some())).collect()
 }
 
-fn plot(report: &Value, title: &str, y_label: &str, lines: Vec<Line>, words: &str) -> Option<String> {
+pub(super) fn plot(report: &Value, title: &str, y_label: &str, lines: Vec<Line>, words: &str) -> Option<String> {
     let values = || lines.iter().flat_map(|line| &line.points).filter_map(|(_, y)| *y);
     let low = values().fold(f64::INFINITY, f64::min);
     let high = values().fold(f64::NEG_INFINITY, f64::max);

@@ -10,12 +10,12 @@ use metastable_dynamics::{DynamicsError, Head};
 
 use super::grid;
 use super::particles::{self, Particles};
-use super::written::{FeedForwardConfig, GaussianConfig, VectorConfig};
+use super::written::GaussianConfig;
 use crate::error::LabError;
 use crate::simulate::forms::MatrixConfig;
 use crate::simulate::inputs::Inputs;
 use crate::simulate::written::{Coordinates, GeometryName, PlacementName, Precision, SimulateConfig, TimeConfig};
-use crate::simulate::{kernel, meant};
+use crate::simulate::{depth, kernel, meant};
 
 /// Relative tolerance of mean and covariance where the config gives none.
 pub const DEFAULT_RTOL: f64 = 1e-12;
@@ -64,14 +64,15 @@ impl GaussianSimulation {
         }
         let mut inputs = Inputs::new(file).with_seed(config.seed);
         let written = config.gaussian.clone().ok_or_else(|| inputs.missing("gaussian"))?;
+        refuse_moved_keys(&written, &inputs)?;
         refuse_particles_only(&config, &inputs)?;
         super::still::check(written.still.as_ref(), &inputs)?;
         let start = start(&written, &mut inputs)?;
         let d = start.dim();
         let heads = meant::read_heads(&config.head, d, &mut inputs)?;
-        let adapted = meant::adapt(&config.lora.0, &heads, &mut inputs)?;
-        let feed_forward = feed_forward(written.feed_forward.as_ref(), d, &mut inputs)?;
-        let noise = noise(&written, &config.time, &inputs)?;
+        let adapted = meant::adapt(&config.lora.0, &heads, "", &mut inputs)?;
+        let feed_forward = depth::weight_and_bias(&config, d, &mut inputs)?;
+        let noise = noise(&config, &inputs)?;
         let family = grid::starts(written.grid, d, &inputs)?;
         let times = meant::times(&config.time, (d + d * d) * (1 + family.len()), &inputs)?;
         fill_tolerances(&mut config.time);
@@ -129,6 +130,19 @@ impl GaussianSimulation {
     }
 }
 
+/// Keys that tokens and Gaussians share stand at the top level.
+fn refuse_moved_keys(written: &GaussianConfig, inputs: &Inputs) -> Result<(), LabError> {
+    if written.feed_forward.is_some() {
+        let expected = "[feed_forward] at the top level, with the same keys";
+        return Err(inputs.wrong("gaussian.feed_forward", expected, "it in [gaussian]"));
+    }
+    if written.noise.is_some() {
+        let expected = "[noise] at the top level, with the key `temperature`";
+        return Err(inputs.wrong("gaussian.noise", expected, "it in [gaussian]"));
+    }
+    Ok(())
+}
+
 /// What belongs to particles alone.
 fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(), LabError> {
     if !config.tokens.is_absent() {
@@ -147,12 +161,9 @@ fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(),
     let others = [
         ("space.placement", config.space.placement.is_some_and(|name| name != PlacementName::None)),
         ("layer", !config.layer.is_empty()),
-        ("feed_forward", config.feed_forward.is_some()),
-        ("noise", config.noise.is_some()),
     ];
     if let Some((key, _)) = others.iter().find(|(_, given)| *given) {
-        let expected = "none beside [gaussian], whose own keys are gaussian.feed_forward and gaussian.noise";
-        return Err(inputs.wrong(key, expected, "one"));
+        return Err(inputs.wrong(key, "none beside [gaussian]", "one"));
     }
     if config.observe.cascade == Some(true) {
         return Err(inputs.wrong("observe.cascade", "false for a Gaussian, which has no clusters", true));
@@ -162,7 +173,7 @@ fn refuse_particles_only(config: &SimulateConfig, inputs: &Inputs) -> Result<(),
 
 /// Mean and covariance.
 fn start(written: &GaussianConfig, inputs: &mut Inputs) -> Result<Gaussian, LabError> {
-    let mean = written.mean.as_ref().map(|mean| vector("gaussian.mean", mean, inputs)).transpose()?;
+    let mean = written.mean.as_ref().map(|mean| inputs.vector("gaussian.mean", mean)).transpose()?;
     let d = dim(written, mean.as_deref(), inputs)?;
     let mean = mean.unwrap_or_else(|| vec![0.0; d]);
     let half = MatrixConfig::Scalar(0.5);
@@ -203,52 +214,15 @@ fn dim(written: &GaussianConfig, mean: Option<&[f64]>, inputs: &mut Inputs) -> R
     }
 }
 
-pub(in crate::simulate) fn vector(
-    key: &str,
-    written: &VectorConfig,
-    inputs: &mut Inputs,
-) -> Result<Vec<f64>, LabError> {
-    let (file, tensor) = match written {
-        VectorConfig::Values(values) => {
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(inputs.wrong(key, "finite numbers", format!("{} at entry {index}", values[index])));
-            }
-            return Ok(values.clone());
-        }
-        VectorConfig::File(file) => (file, None),
-        VectorConfig::Tensor { file, tensor } => (file, Some(tensor.as_str())),
-    };
-    if !(file.ends_with(".npy") || file.ends_with(".safetensors")) {
-        return Err(inputs.wrong(key, "a list of numbers, or a .npy or .safetensors file", file));
+/// The temperature of the noise, zero without.
+fn noise(config: &SimulateConfig, inputs: &Inputs) -> Result<f64, LabError> {
+    let Some(written) = config.noise else { return Ok(0.0) };
+    let tau = written.temperature;
+    if !(tau.is_finite() && tau > 0.0) {
+        return Err(inputs.wrong("noise.temperature", "a finite number > 0", tau));
     }
-    let (path, array) = inputs.array(file, tensor)?;
-    array.into_vector(&path)
-}
-
-fn feed_forward(
-    written: Option<&FeedForwardConfig>,
-    d: usize,
-    inputs: &mut Inputs,
-) -> Result<Option<(metastable_dynamics::Matrix, Vec<f64>)>, LabError> {
-    let Some(written) = written else { return Ok(None) };
-    let weight = inputs.matrix("gaussian.feed_forward.weight", &written.weight, Some(d), d)?;
-    let bias = match &written.bias {
-        Some(bias) => vector("gaussian.feed_forward.bias", bias, inputs)?,
-        None => vec![0.0; d],
-    };
-    if bias.len() != d {
-        return Err(inputs.wrong("gaussian.feed_forward.bias", format!("{d} numbers"), bias.len()));
-    }
-    Ok(Some((weight, bias)))
-}
-
-fn noise(written: &GaussianConfig, time: &TimeConfig, inputs: &Inputs) -> Result<f64, LabError> {
-    let tau = written.noise.unwrap_or(0.0);
-    if !(tau.is_finite() && tau >= 0.0) {
-        return Err(inputs.wrong("gaussian.noise", "a finite number >= 0", tau));
-    }
-    if tau > 0.0 && time.layers.is_some() {
-        return Err(inputs.wrong("gaussian.noise", "no noise beside a finite number of layers", tau));
+    if config.time.layers.is_some() {
+        return Err(inputs.wrong("noise", "no noise beside a finite number of layers", tau));
     }
     Ok(tau)
 }

@@ -23,12 +23,10 @@ use metastable_dynamics::measure::Gaussian;
 
 pub use meant::GaussianSimulation;
 
-use super::engine::{Outside, Unfinished};
-use super::{SimulateRequest, resolved, take_up};
+use super::engine::Outside;
+use super::{SimulateRequest, in_run_folder, provenance_of};
 use crate::arrays::{Tensor, TensorData, safetensors_bytes};
-use crate::document::to_toml;
 use crate::error::LabError;
-use crate::provenance::{Provenance, fingerprint};
 use crate::publish;
 use crate::run_dir::RunDir;
 use crate::table::{Column, Table};
@@ -45,33 +43,22 @@ pub fn run(
     request: &SimulateRequest,
     watcher: &mut dyn Watcher,
 ) -> Result<report::GaussianReport, LabError> {
-    let mut provenance = Provenance::new(simulation.config.seed, "f64");
-    for (name, file) in &simulation.inputs {
-        provenance.add_input(name, file)?;
-    }
-    let fingerprint = fingerprint(&to_toml(&simulation.config)?, &provenance);
-    let mut folder = RunDir::begin(&request.output, request.existing, &fingerprint)?;
-    let mut progress: Progress = take_up(&folder, watcher)?;
-    let resolved = resolved::resolved(&simulation.config, &request.config)?;
-    folder.write("config.resolved.toml", resolved.as_bytes())?;
-    let outcome = {
-        let mut save = |progress: &Progress| folder.save_checkpoint(&super::to_bytes(progress));
-        let mut outside = Outside::new(watcher, &mut save);
-        engine::integrate(simulation, &mut progress, &mut outside)
-            .and_then(|()| assemble::assemble(simulation, &progress, provenance, &mut outside))
-    };
-    let assembled = match outcome {
-        Ok(assembled) => assembled,
-        Err(Unfinished::Failed(error)) => return Err(error),
-        Err(Unfinished::Stopped(interruption)) => {
-            return Err(LabError::Stopped { folder: request.output.clone(), interruption });
-        }
-    };
-    watcher.progress(1.0, "writing the report");
-    folder.write("trajectory.safetensors", &trajectory(simulation, &progress, &assembled))?;
-    folder.write("metrics.parquet", &metrics(&assembled.report)?.to_parquet()?)?;
-    publish::publish(&mut folder, &assembled.report, &assembled.display)?;
-    folder.finish()?;
+    let provenance = provenance_of(&simulation.config, "f64", &simulation.inputs)?;
+    let assembled = in_run_folder(
+        request,
+        &simulation.config,
+        &provenance,
+        watcher,
+        |progress: &mut Progress, outside: &mut Outside<'_, Progress>| {
+            engine::integrate(simulation, progress, outside)?;
+            assemble::assemble(simulation, progress, provenance.clone(), outside)
+        },
+        |folder: &mut RunDir, progress: &Progress, assembled: &Assembled| {
+            folder.write("trajectory.safetensors", &trajectory(simulation, progress, assembled))?;
+            folder.write("metrics.parquet", &metrics(&assembled.report)?.to_parquet()?)?;
+            publish::publish(folder, &assembled.report, &assembled.display)
+        },
+    )?;
     Ok(assembled.report)
 }
 

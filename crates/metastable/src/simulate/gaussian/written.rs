@@ -1,9 +1,10 @@
 //! The table `[gaussian]` as a user writes it.
 
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::simulate::forms::{MatrixConfig, OneOrMany};
+use crate::simulate::forms::{MatrixConfig, OneOrMany, VectorConfig};
 
 /// A Gaussian whose mean and covariance are followed instead of tokens.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,12 +19,14 @@ pub struct GaussianConfig {
     /// The dimension, where neither mean nor covariance tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d: Option<usize>,
-    /// A linear feed-forward part W x + b.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feed_forward: Option<FeedForwardConfig>,
-    /// Noise sqrt(2 tau) dB of this strength tau >= 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub noise: Option<f64>,
+    /// Not here but at the top level: read only to say so.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub feed_forward: Option<IgnoredAny>,
+    /// Not here but at the top level: read only to say so.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub noise: Option<IgnoredAny>,
     /// More starts, for the picture of the cone of covariances (d = 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<GridConfig>,
@@ -80,17 +83,6 @@ pub enum StillScheme {
     ClippedEuler,
 }
 
-/// W x + b beside attention.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FeedForwardConfig {
-    /// W, [d, d].
-    pub weight: MatrixConfig,
-    /// b, `[d]`; zero by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bias: Option<VectorConfig>,
-}
-
 /// Covariances of trace 1 on a square grid of (S_11 - S_22, 2 S_12); points outside the unit disc, which are no
 /// covariances, are left out.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
@@ -107,36 +99,6 @@ fn one() -> f64 {
     1.0
 }
 
-/// A vector: a list of numbers, or a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "invalid type: something else, expected a list of numbers, a file name, or {file, tensor}"
-)]
-pub enum VectorConfig {
-    /// Inline.
-    Values(Vec<f64>),
-    /// A `.npy` or `.safetensors` file, relative to the config.
-    File(String),
-    /// A tensor of a `.safetensors` file.
-    Tensor {
-        /// The file.
-        file: String,
-        /// The tensor's name.
-        tensor: String,
-    },
-}
-
-impl VectorConfig {
-    /// The name of its file, if it is in one.
-    pub fn file_mut(&mut self) -> Option<&mut String> {
-        match self {
-            Self::Values(_) => None,
-            Self::File(file) | Self::Tensor { file, .. } => Some(file),
-        }
-    }
-}
-
 impl GaussianConfig {
     /// Adds its matrices and vectors to the lists, for those who look for files.
     pub fn inputs_mut<'a>(
@@ -146,20 +108,5 @@ impl GaussianConfig {
     ) {
         vectors.extend(&mut self.mean);
         matrices.extend(&mut self.covariance);
-        if let Some(part) = &mut self.feed_forward {
-            part.inputs_mut(matrices, vectors);
-        }
-    }
-}
-
-impl FeedForwardConfig {
-    /// Adds its matrix and vector to the lists, for those who look for files.
-    pub fn inputs_mut<'a>(
-        &'a mut self,
-        matrices: &mut Vec<&'a mut MatrixConfig>,
-        vectors: &mut Vec<&'a mut VectorConfig>,
-    ) {
-        matrices.push(&mut self.weight);
-        vectors.extend(&mut self.bias);
     }
 }
