@@ -126,6 +126,7 @@ mod tests {
         let (mean, covariance) = distance(&a, &b).unwrap();
         assert!((mean.hypot(covariance) - exact).abs() < 1e-8 * exact, "{exact}");
         let (mean, covariance) = distance(&a, &a).unwrap();
-        assert!(mean == 0.0 && covariance < 1e-7, "{covariance:e}");
+        // The square root of some roundings of a trace of order one.
+        assert!(mean == 0.0 && covariance < 5e-7, "{covariance:e}");
     }
 }

@@ -6,7 +6,6 @@
 
 pub mod distance;
 mod spectrum;
-pub mod sphere;
 
 use metastable_dynamics::{Head, Matrix};
 
@@ -19,7 +18,6 @@ use crate::transformer::rotation::frequencies;
 pub use distance::DistancePoint;
 use distance::Turns;
 pub use spectrum::{HeadSpectrum, Regime};
-pub use sphere::SphereHeads;
 
 /// The heads of a layer in f64: query (scaled by 1/sqrt(head_dim)), key and value [head_dim, d], output [d, head_dim].
 ///

@@ -79,10 +79,10 @@ impl HubCache {
     /// The same, refusing a snapshot that lacks what `role` needs with the name of what it lacks.
     pub(super) fn resolve_for(&self, name: &Path, role: Role) -> Result<PathBuf, LabError> {
         let found = self.resolve(name)?;
-        if let Some((name, snapshot)) =
-            HubName::parse(name).and_then(|name| Some((self.snapshot(&name)?, name))).map(|(s, n)| (n, s))
+        if let Some(hub_name) = HubName::parse(name)
+            && let Some(snapshot) = self.snapshot(&hub_name)
         {
-            choose(&files_of(&snapshot), &name, role)?;
+            choose(&files_of(&snapshot), &hub_name, role)?;
         }
         Ok(found)
     }

@@ -45,7 +45,8 @@ const LARGEST_LISTING: u64 = 64 << 20;
 /// ```
 pub fn fetch(name: &Path, role: Role, offline: bool, watcher: &mut dyn Watcher) -> Result<PathBuf, LabError> {
     let cache = HubCache::of_environment();
-    if name.exists() {
+    // Adapters have an organisation before them; a lone word is a path, and who opens it says that it is not there.
+    if name.exists() || role == Role::Adapter && name.components().count() == 1 {
         return Ok(name.into());
     }
     let (Some(folder), Some(hub_name)) = (cache.folder(), HubName::parse(name)) else { return cache.resolve(name) };

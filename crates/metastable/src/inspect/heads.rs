@@ -106,7 +106,7 @@ impl Heads {
         Ok(heads)
     }
 
-    /// `layer`, `head` [heads], `qk_singular_values`, `ov_singular_values` [heads, k], `ov_eigenvalues` [heads, k, 2].
+    /// `layer`, `head` \[heads\], `qk_singular_values`, `ov_singular_values` [heads, k], `ov_eigenvalues` [heads, k, 2].
     pub(super) fn arrays(&self) -> Vec<u8> {
         let numbers = |pick: fn(&HeadRow) -> usize| -> Vec<i64> {
             self.rows.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect()

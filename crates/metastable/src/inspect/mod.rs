@@ -528,6 +528,16 @@ fn layers_table(report: &InspectReport) -> Result<Table, LabError> {
     };
     table.push("lipschitz_lower", lipschitz(|row| row.lower))?;
     table.push("lipschitz_upper", lipschitz(|row| row.upper))?;
+    let surrogate = |pick: fn(&SurrogateRow) -> Option<f64>| {
+        Column::Float(report.layers.iter().map(|row| pick(&row.gaussian_surrogate)).collect())
+    };
+    table.push("surrogate_one_block", surrogate(|row| row.one_block))?;
+    table.push("surrogate_composed", surrogate(|row| row.composed))?;
+    table.push("surrogate_moved", surrogate(|row| row.moved))?;
+    if let Some(field) = &report.mean_field {
+        table.push("mean_field_gamma", Column::numbers(field.levels.iter().map(|level| level.gamma)))?;
+        table.push("mean_field_residual", Column::numbers(field.levels.iter().map(|level| level.residual)))?;
+    }
     table.push("content_mean_cosine", content(|row| row.mean_cosine))?;
     table.push("content_n_clusters", content(|row| Some(row.n_clusters as f64)))?;
     table.push("content_effective_rank", content(|row| row.effective_rank))?;

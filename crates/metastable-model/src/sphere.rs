@@ -2,9 +2,9 @@
 
 use metastable_dynamics::{Head, Matrix, Tokens};
 
-use super::heads;
 use crate::config::{NormKind, NormPlace};
 use crate::error::ModelError;
+use crate::heads::heads;
 use crate::model::Model;
 use crate::probe::Hidden;
 
