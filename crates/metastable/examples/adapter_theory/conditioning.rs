@@ -36,7 +36,7 @@ const MEASUREMENTS: usize = 400;
 /// Distance of the start from the minimiser, small enough for rates to be those of the Hessian.
 const DISTANCE: f64 = 1e-3;
 /// The loss, relative to the start's, at which a run ends: far above rounding.
-const GOAL: f64 = 1e-14;
+const GOAL: f64 = 1e-18;
 /// Runs that need more steps are not made to their end.
 const MOST_STEPS: usize = 40_000;
 
@@ -198,7 +198,7 @@ pub(crate) struct Measured {
     /// Factor of the loss a step, from the second half (in logarithm) of the run; and predicted from the spectrum.
     pub(crate) factor: f64,
     pub(crate) predicted_factor: f64,
-    /// Steps to 1e-14 of the first loss, and predicted.
+    /// Steps to [`GOAL`] of the first loss, and predicted.
     pub(crate) steps: f64,
     pub(crate) predicted_steps: f64,
 }
