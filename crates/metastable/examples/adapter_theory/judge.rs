@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::methods::CONTROL;
 use crate::protocol::{Grid, Runs, rate};
-use crate::statistics::{bootstrap, median, short, words};
+use crate::statistics::{bootstrap, median, words};
 
 /// The verdicts of a task.
 pub(crate) struct Verdict {
