@@ -141,8 +141,11 @@ impl Merging<'_> {
             merge_module(module, file, &self.names, &mut changed)?;
             merge_bias(module, file, &self.names, &mut changed)?;
         }
-        let encoded = |entry: &Entry| Some((entry.name.as_str(), encode(entry.dtype, changed.get(&entry.name)?)));
-        let bytes: BTreeMap<&str, Vec<u8>> = file.entries().iter().filter_map(encoded).collect();
+        let bytes: BTreeMap<&str, Vec<u8>> = file
+            .entries()
+            .iter()
+            .filter_map(|entry| Some((entry.name.as_str(), encode(entry.dtype, changed.get(&entry.name)?))))
+            .collect();
         let tensors: Vec<NewTensor<'_>> = file
             .entries()
             .iter()
