@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::real::Real;
 use crate::product::{Destination, Strided, multiply};
-pub(crate) use fused::{HeadProducts, PointProducts};
+pub(crate) use fused::PointProducts;
 
 /// Heads and who sees whom: query head h looks at key and value head h / (heads / kv_heads).
 #[derive(Debug, Clone, Copy)]

@@ -11,6 +11,7 @@
 pub(crate) mod adapters;
 mod attention;
 mod block;
+mod head_products;
 mod layer;
 mod layer_bound;
 mod loss;
