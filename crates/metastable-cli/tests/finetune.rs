@@ -158,7 +158,7 @@ fn masked(bytes: &[u8]) -> u32 {
         }
     }
     let sum = !sum;
-    ((sum >> 15) | (sum << 17)).wrapping_add(0xa282_ead8)
+    sum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// Fields of a message of protocol buffers: number, value, bytes.

@@ -35,18 +35,21 @@ fn stalled(hubbed: &Hubbed) -> (Child, u64) {
     hubbed.server.play(WEIGHTS, Some(Trick::Stall(300_000)));
     let mut command = hubbed.command(&[&COMMAND[..], &["x.safetensors"]].concat());
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let partial = || {
-        let name = hubbed.blobs("org/tiny").into_iter().find(|name| name.ends_with(".incomplete"))?;
-        let length = fs::metadata(hubbed.cached("org/tiny").join("blobs").join(name)).ok()?.len();
-        (length == 300_000).then_some(length)
-    };
-    loop {
-        if let Some(length) = partial() {
-            assert!(hubbed.server.is_silent());
-            return (child, length);
+    let length = loop {
+        if let Some(length) = partial_length(hubbed) {
+            break length;
         }
         std::thread::yield_now();
-    }
+    };
+    assert!(hubbed.server.is_silent());
+    (child, length)
+}
+
+/// How much of the weights lies in the cache, once all that the server gives has arrived.
+fn partial_length(hubbed: &Hubbed) -> Option<u64> {
+    let name = hubbed.blobs("org/tiny").into_iter().find(|name| name.ends_with(".incomplete"))?;
+    let length = fs::metadata(hubbed.cached("org/tiny").join("blobs").join(name)).ok()?.len();
+    (length == 300_000).then_some(length)
 }
 
 #[test]

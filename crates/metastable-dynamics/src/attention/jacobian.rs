@@ -28,6 +28,9 @@
 //! arg-max token (and its key in q̄, its ṡ in µ) \[derived\]. Where tokens coincide, differences are then exactly zero
 //! and an astronomical gain has no rounding noise to blow up.
 //!
+//! From 128 tokens on, products of messages that are not relative go through [`HeadJacobian`](super::fused::HeadJacobian),
+//! where it knows the weights; what follows is the way of small clouds and its oracle.
+//!
 //! Memory O(n (k + m)) and two rows a thread, never n x n. Each product is parallel over what it writes and sums in
 //! a fixed order, so it is equal to the bit on any number of threads: the VJP goes once over rows i (maximum,
 //! partition and ρ_i of each row, q̄_i) and once over columns j, where it recomputes the scores (k̄_j, v̄_j).
@@ -38,6 +41,8 @@
 //! # References
 //! Formulas \[derived\] and \[checked\] against dense Jacobians here; the row sum ρ_i in place of
 //! the stored softmax is the device of Dao et al., FlashAttention, 2205.14135, appendix B \[2nd\].
+
+mod large;
 
 use rayon::prelude::*;
 
@@ -156,6 +161,21 @@ fn jvp(frame: Frame, projections: &Projections, direction: &Projections, kernel:
         }
         return;
     }
+    if frame == Frame::Absolute && large::jvp(projections, direction, kernel, out) {
+        return;
+    }
+    jvp_by_rows(frame, projections, direction, kernel, out);
+}
+
+/// One row of scores at a time: small clouds, relative messages, and the oracle of the fused kernels.
+fn jvp_by_rows(
+    frame: Frame,
+    projections: &Projections,
+    direction: &Projections,
+    kernel: &AttentionKernel,
+    out: &mut [f64],
+) {
+    let (n, m) = (projections.count(), projections.value_width());
     let (normalization, gain) = (kernel.normalization(), projections.gain());
     let row_of = |(scores, tangents): &mut (Vec<f64>, Vec<f64>), (i, out): (usize, &mut [f64])| {
         let weights = projections.scores(i, kernel.mask(), scores);
@@ -187,6 +207,17 @@ fn vjp(frame: Frame, projections: &Projections, kernel: &AttentionKernel, cotang
         let [queries, keys, values] = gradients.unwrap_or_else(nowhere);
         return Cotangents { queries, keys, values };
     }
+    if frame == Frame::Absolute
+        && let Some(found) = large::vjp(projections, kernel, cotangent)
+    {
+        return found;
+    }
+    vjp_by_rows(frame, projections, kernel, cotangent)
+}
+
+/// As [`jvp_by_rows`], once over rows and once over columns.
+fn vjp_by_rows(frame: Frame, projections: &Projections, kernel: &AttentionKernel, cotangent: &[f64]) -> Cotangents {
+    let (n, k, m) = (projections.count(), projections.width(), projections.value_width());
     let mut bars = Cotangents { queries: vec![0.0; n * k], keys: vec![0.0; n * k], values: vec![0.0; n * m] };
     let backward = Backward { frame, projections, kernel, cotangent };
     let rows = backward.rows(&mut bars.queries);

@@ -45,8 +45,8 @@ pub fn for_each_row(
 
 /// Writes Σ_j P_ij v_j into `out` [n, m]. O(n² (k + m)) time. Large clouds go through [`fused`].
 pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    if is_for_fused(projections, kernel) {
-        return fused::answer(&Problem::of(projections, kernel, Frame::Absolute), Level::best(), out);
+    if let Some(problem) = large_problem(projections, kernel, Frame::Absolute) {
+        return fused::answer(&problem, Level::best(), out);
     }
     struct Sums<'a>(&'a Projections);
     impl OfRow for Sums<'_> {
@@ -66,19 +66,20 @@ pub fn attend(projections: &Projections, kernel: &AttentionKernel, out: &mut [f6
 /// The weights err by about 1e-7 max |S|, the messages by that times the spread of the values, plus 2e-7 of their size.
 /// Sinkhorn's weights stay in `f64`: their potentials are a fixed point that single precision cannot reach.
 pub fn attend_in_single_precision(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    if matches!(kernel.normalization(), Normalization::Sinkhorn(_)) {
+    let rounded = Rounded::new(projections);
+    let Some(problem) = rounded.problem(kernel, Frame::Absolute) else {
         return attend(projections, kernel, out);
-    }
+    };
     let mut messages = vec![0.0_f32; out.len()];
-    fused::answer(&Rounded::new(projections).problem(kernel, Frame::Absolute), Level::best(), &mut messages);
+    fused::answer(&problem, Level::best(), &mut messages);
     out.iter_mut().zip(messages).for_each(|(out, message)| *out = f64::from(message));
 }
 
 /// Writes Σ_j P_ij (v_j - v_i) into `out` [n, m]: the rescaled flows' form, exactly zero at consensus. Large clouds go
 /// through [`fused`].
 pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out: &mut [f64]) {
-    if is_for_fused(projections, kernel) {
-        return fused::answer(&Problem::of(projections, kernel, Frame::Relative), Level::best(), out);
+    if let Some(problem) = large_problem(projections, kernel, Frame::Relative) {
+        return fused::answer(&problem, Level::best(), out);
     }
     struct RelativeSums<'a>(&'a Projections);
     impl OfRow for RelativeSums<'_> {
@@ -93,9 +94,9 @@ pub fn attend_relative(projections: &Projections, kernel: &AttentionKernel, out:
     rows(projections, kernel, out, &RelativeSums(projections));
 }
 
-/// Whether the fused kernels know the weights, and packing keys and values for them pays.
-fn is_for_fused(projections: &Projections, kernel: &AttentionKernel) -> bool {
-    is_large(projections) && !matches!(kernel.normalization(), Normalization::Sinkhorn(_))
+/// The field for the fused kernels, where they know the weights and packing keys and values for them pays.
+fn large_problem<'a>(projections: &'a Projections, kernel: &AttentionKernel, frame: Frame) -> Option<Problem<'a, f64>> {
+    if is_large(projections) { Problem::of(projections, kernel, frame) } else { None }
 }
 
 /// Whether a cloud is large enough for the fused kernels.

@@ -93,19 +93,31 @@ impl Lanes for Avx512<f32> {
         _mm512_mask_blend_ps
     );
 
-    /// A polynomial in x - floor(x).
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
-        let Self(V4 { avx512f, avx512dq, .. }, _) = self;
+        // "Not below or equal" keeps a NaN.
+        let kept = self.0.avx512f._mm512_cmp_ps_mask::<_CMP_NLE_UQ>(x, self.splat(-f32::CUT as f32));
+        self.0.avx512f._mm512_maskz_scalef_ps(kept, self.mantissa(x), x)
+    }
+
+    #[inline(always)]
+    fn exp2_above_cut(self, x: __m512) -> __m512 {
+        self.0.avx512f._mm512_scalef_ps(self.mantissa(x), x)
+    }
+}
+
+impl Avx512<f32> {
+    /// 2^{x - floor(x)}: a polynomial in x - floor(x).
+    #[inline(always)]
+    fn mantissa(self, x: __m512) -> __m512 {
+        let V4 { avx512dq, .. } = self.0;
         let fraction = avx512dq._mm512_reduce_ps::<{ FLOOR }>(x);
         let [rest @ .., last] = UNIT_F32;
         let mut mantissa = self.splat(last);
         for &c in rest.iter().rev() {
             mantissa = self.mul_add(mantissa, fraction, self.splat(c));
         }
-        // "Not below or equal" keeps a NaN.
-        let kept = avx512f._mm512_cmp_ps_mask::<_CMP_NLE_UQ>(x, self.splat(-f32::CUT as f32));
-        avx512f._mm512_maskz_scalef_ps(kept, mantissa, x)
+        mantissa
     }
 }
 
@@ -128,10 +140,23 @@ impl Lanes for Avx512<f64> {
         _mm512_mask_blend_pd
     );
 
-    /// 2^{i/16} from a table in two registers, times 1 + r (c_1 + …) for what is left below 1/16.
     #[inline(always)]
     fn exp2(self, x: __m512d) -> __m512d {
-        let Self(V4 { avx512f, avx512dq, .. }, _) = self;
+        let kept = self.0.avx512f._mm512_cmp_pd_mask::<_CMP_NLE_UQ>(x, self.splat(-f64::CUT));
+        self.0.avx512f._mm512_maskz_scalef_pd(kept, self.mantissa(x), x)
+    }
+
+    #[inline(always)]
+    fn exp2_above_cut(self, x: __m512d) -> __m512d {
+        self.0.avx512f._mm512_scalef_pd(self.mantissa(x), x)
+    }
+}
+
+impl Avx512<f64> {
+    /// 2^{x - floor(x)}: 2^{i/16} from a table in two registers, times 1 + r (c_1 + …) for what is left below 1/16.
+    #[inline(always)]
+    fn mantissa(self, x: __m512d) -> __m512d {
+        let V4 { avx512f, avx512dq, .. } = self.0;
         let fraction = avx512dq._mm512_reduce_pd::<{ 4 << 4 | FLOOR }>(x);
         // The sum holds floor(16 x) in its last bits; its last four choose the entry.
         const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
@@ -143,9 +168,7 @@ impl Lanes for Avx512<f64> {
         for &c in rest.iter().rev() {
             slope = self.mul_add(slope, fraction, self.splat(c));
         }
-        let mantissa = self.mul_add(self.mul(slope, fraction), entry, entry);
-        let kept = avx512f._mm512_cmp_pd_mask::<_CMP_NLE_UQ>(x, self.splat(-f64::CUT));
-        avx512f._mm512_maskz_scalef_pd(kept, mantissa, x)
+        self.mul_add(self.mul(slope, fraction), entry, entry)
     }
 }
 

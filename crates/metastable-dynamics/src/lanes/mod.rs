@@ -55,6 +55,11 @@ pub trait Lanes: Copy + Send + Sync {
     fn select_at_least(self, a_b: [Self::Vector; 2], yes: Self::Vector, no: Self::Vector) -> Self::Vector;
     /// 2^x for x up to [`Real::CUT`], exactly 0 for x <= -CUT, NaN for NaN.
     fn exp2(self, x: Self::Vector) -> Self::Vector;
+    /// 2^x for |x| < [`Real::CUT`], NaN for NaN: spares the comparison.
+    #[inline(always)]
+    fn exp2_above_cut(self, x: Self::Vector) -> Self::Vector {
+        self.exp2(x)
+    }
 }
 
 /// A computation written once for all registers.

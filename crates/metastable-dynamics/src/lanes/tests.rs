@@ -22,6 +22,35 @@ fn powers<T: Real>(level: Level, exponents: &[T]) -> Vec<T> {
     numbers
 }
 
+/// The same powers without the comparison.
+struct PowersAboveCut<'a, T>(&'a mut [T]);
+
+impl<T: Real> Work<T> for PowersAboveCut<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Real = T>>(self, lanes: L) {
+        for chunk in self.0.chunks_exact_mut(L::WIDTH) {
+            lanes.store(lanes.exp2_above_cut(lanes.load(chunk)), chunk);
+        }
+    }
+}
+
+#[test]
+fn powers_without_the_comparison_are_the_same_above_the_cut() {
+    fn check<T: Real>() {
+        let exponents: Vec<T> = (-1023..1024).map(|i| T::from_f64(f64::from(i) / 1024.0 * T::CUT)).collect();
+        for level in Level::available() {
+            let mut found = exponents.clone();
+            found.resize(2048, T::default());
+            T::dispatch(level, PowersAboveCut(&mut found));
+            assert_eq!(found[..exponents.len()], powers(level, &exponents), "{level:?}");
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
 /// The largest relative error over the exponents, against a function in a wider or careful arithmetic.
 fn worst_error<T: Real>(level: Level, exponents: &[T], exact: impl Fn(T) -> f64) -> f64 {
     let found = powers(level, exponents);

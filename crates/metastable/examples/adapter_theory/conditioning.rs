@@ -290,7 +290,8 @@ fn findings(loss: Loss, cases: &Cases, rows: &[Row]) -> Result<Findings, Box<dyn
     table.push("sigma_ratio", numbers(rows.iter().map(|row| cases.ratios[row.0.2])))?;
     table.push("c", numbers(rows.iter().map(|row| cases.cs[row.0.3])))?;
     table.push("seed", numbers(rows.iter().map(|row| row.1 as f64)))?;
-    let parts: [(&str, fn(&Measured) -> f64); 6] = [
+    type Part = (&'static str, fn(&Measured) -> f64);
+    let parts: [Part; 6] = [
         ("kappa_formula", |m| m.formula),
         ("kappa_hessian", |m| m.kappa),
         ("loss_factor", |m| m.factor),

@@ -23,6 +23,7 @@ use super::kernel::{AttentionKernel, Mask};
 use super::projections::Projections;
 use crate::lanes::Level;
 use problem::Answer;
+use problem::Streamed;
 use problem::View;
 pub(super) use problem::{Frame, Problem, Rounded};
 
@@ -98,7 +99,8 @@ impl<'a, T> Rows<'a, T> {
 /// ```
 ///
 /// # Panics
-/// If widths or numbers of rows do not fit, there is no key, or a causal mask meets other numbers of queries and keys.
+/// If widths or numbers of rows do not fit, there is no key, or a causal mask meets other numbers of queries and keys;
+/// for Sinkhorn, whose weights couple rows ([`attend_with_potentials`] takes what its iteration finds).
 pub fn attend<T: Real>(
     queries: Rows<'_, T>,
     keys: Rows<'_, T>,
@@ -128,7 +130,7 @@ fn problem<'a, T: Real>(
         width: keys.width,
         value_width: values.width,
         score: kernel.score(),
-        normalization: kernel.normalization(),
+        normalization: Streamed::of(kernel.normalization()).expect("weights that are functions of one row"),
         mask: kernel.mask(),
         frame: Frame::Absolute,
         answer: Answer::Message,
@@ -160,7 +162,7 @@ pub(super) fn answer<T: Real>(problem: &Problem<'_, T>, level: Level, out: &mut 
 /// ln Σ_j e^{S_ij} over the visible tokens, \[n\], for projections. O(n² k).
 pub(super) fn log_sums(projections: &Projections, mask: Mask) -> Vec<f64> {
     let kernel = AttentionKernel::softmax(projections.beta()).expect("kernels have finite betas").masked(mask);
-    let field = Problem::of(projections, &kernel, Frame::Absolute);
+    let field = Problem::of(projections, &kernel, Frame::Absolute).expect("softmax is a function of one row");
     let problem = Problem { value_width: 0, answer: Answer::MessageAndLogSum, ..field };
     let mut out = vec![0.0; projections.count()];
     answer(&problem, Level::best(), &mut out);

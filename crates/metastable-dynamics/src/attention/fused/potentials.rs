@@ -1,7 +1,7 @@
 //! Rows of e^{S_ij + g_j}: what Sinkhorn iterations and partition functions ask of the same kernels.
 
-use super::super::kernel::{AttentionKernel, Mask, Normalization, Score};
-use super::problem::{Answer, Frame, Problem, View};
+use super::super::kernel::{AttentionKernel, Mask, Score};
+use super::problem::{Answer, Frame, Problem, Streamed, View};
 use super::{Rows, answer};
 use crate::lanes::{Level, Real};
 
@@ -122,7 +122,7 @@ impl<T: Real> Extended<T> {
             width: self.width,
             value_width,
             score: Score::Dot,
-            normalization: Normalization::Softmax,
+            normalization: Streamed::Softmax,
             mask,
             frame: Frame::Absolute,
             answer: Answer::MessageAndLogSum,
@@ -152,6 +152,7 @@ fn mean<T: Real>(rows: Rows<'_, T>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::kernel::Normalization;
     use crate::random;
     use proptest::prelude::*;
 

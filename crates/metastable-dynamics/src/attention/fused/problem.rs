@@ -35,6 +35,30 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
+/// Normalisations that are functions of one row, whose weights are made on the way: all but Sinkhorn's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::attention) enum Streamed {
+    Softmax,
+    Exponential,
+    Sigmoid { bias: f64 },
+    Linear,
+    Hardmax,
+}
+
+impl Streamed {
+    /// None for Sinkhorn, whose potentials couple all rows.
+    pub(in crate::attention) fn of(normalization: Normalization) -> Option<Self> {
+        Some(match normalization {
+            Normalization::Softmax => Self::Softmax,
+            Normalization::Exponential => Self::Exponential,
+            Normalization::Sigmoid { bias } => Self::Sigmoid { bias },
+            Normalization::Linear => Self::Linear,
+            Normalization::Hardmax => Self::Hardmax,
+            Normalization::Sinkhorn(_) => return None,
+        })
+    }
+}
+
 /// What values are measured from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::attention) enum Frame {
@@ -64,7 +88,7 @@ pub(in crate::attention) struct Problem<'a, T> {
     pub(super) width: usize,
     pub(super) value_width: usize,
     pub(super) score: Score,
-    pub(super) normalization: Normalization,
+    pub(super) normalization: Streamed,
     pub(super) mask: Mask,
     pub(super) frame: Frame,
     pub(super) answer: Answer,
@@ -74,8 +98,12 @@ pub(in crate::attention) struct Problem<'a, T> {
 }
 
 impl<'a> Problem<'a, f64> {
-    /// The field of projections.
-    pub(in crate::attention) fn of(projections: &'a Projections, kernel: &AttentionKernel, frame: Frame) -> Self {
+    /// The field of projections; none for Sinkhorn.
+    pub(in crate::attention) fn of(
+        projections: &'a Projections,
+        kernel: &AttentionKernel,
+        frame: Frame,
+    ) -> Option<Self> {
         let numbers = [projections.queries(), projections.keys(), projections.values()];
         Self::of_numbers(projections, numbers, kernel, frame)
     }
@@ -89,13 +117,13 @@ impl<'a, T: Real> Problem<'a, T> {
         [queries, keys, values]: [&'a [T]; 3],
         kernel: &AttentionKernel,
         frame: Frame,
-    ) -> Self {
+    ) -> Option<Self> {
         let (count, beta) = (projections.count(), projections.beta());
         let (factor, negative) = match projections.score() {
             Score::Dot => (projections.gain(), false),
             Score::SquaredDistance => (projections.gain() * beta.abs(), beta < 0.0),
         };
-        Self {
+        Some(Self {
             queries: View::of_rows(queries, projections.width()),
             keys: View::of_columns(keys, count),
             values: View::of_columns(values, count),
@@ -103,13 +131,13 @@ impl<'a, T: Real> Problem<'a, T> {
             width: projections.width(),
             value_width: projections.value_width(),
             score: projections.score(),
-            normalization: kernel.normalization(),
+            normalization: Streamed::of(kernel.normalization())?,
             mask: kernel.mask(),
             frame,
             answer: Answer::Message,
             factor,
             negative,
-        }
+        })
     }
 }
 
@@ -126,7 +154,7 @@ impl<'a> Rounded<'a> {
         Self { projections, numbers: numbers.map(|numbers| numbers.iter().map(|x| *x as f32).collect()) }
     }
 
-    pub(in crate::attention) fn problem(&self, kernel: &AttentionKernel, frame: Frame) -> Problem<'_, f32> {
+    pub(in crate::attention) fn problem(&self, kernel: &AttentionKernel, frame: Frame) -> Option<Problem<'_, f32>> {
         let [queries, keys, values] = &self.numbers;
         Problem::of_numbers(self.projections, [queries, keys, values], kernel, frame)
     }
@@ -191,10 +219,9 @@ impl<T: Real> Problem<'_, T> {
         let (mass, shift) = (mass.to_f64(), top * self.binary_factor());
         // A power in two steps, for the first may lie beyond f64 where the product does not.
         let (power, divisor) = match self.normalization {
-            Normalization::Softmax | Normalization::Hardmax => (0.0, mass),
-            Normalization::Exponential => (shift, self.visible(i) as f64),
-            Normalization::Sigmoid { .. } | Normalization::Linear => (0.0, self.visible(i) as f64),
-            Normalization::Sinkhorn(_) => unreachable!("Sinkhorn's weights have their own rows"),
+            Streamed::Softmax | Streamed::Hardmax => (0.0, mass),
+            Streamed::Exponential => (shift, self.visible(i) as f64),
+            Streamed::Sigmoid { .. } | Streamed::Linear => (0.0, self.visible(i) as f64),
         };
         let halves = [(power / 2.0).exp2(), (power - power / 2.0).exp2()];
         for (c, out) in out[..self.value_width].iter_mut().enumerate() {

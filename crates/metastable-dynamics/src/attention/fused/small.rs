@@ -10,8 +10,8 @@
 // Indices in loops over registers: iterator adaptors keep vectors out of them (see `crate::lanes::Lanes`).
 #![allow(clippy::needless_range_loop)]
 
-use super::super::kernel::{Mask, Normalization};
-use super::problem::{Frame, Problem};
+use super::super::kernel::Mask;
+use super::problem::{Frame, Problem, Streamed};
 use crate::lanes::{Lanes, Real, Work};
 
 /// The largest dimension of queries and of values for these kernels.
@@ -25,6 +25,8 @@ const MAX_LANES: usize = 16;
 
 /// Scores are scaled and shifted inside their first product: x = shift + <q, k>.
 const FOLDED: u8 = 0;
+/// The same, where no x comes near the cut of 2^x.
+const FOLDED_ABOVE_CUT: u8 = 3;
 /// x = (<q, k> - shift)·factor.
 const DOT: u8 = 1;
 /// x = (-|q - k|² - shift)·factor.
@@ -156,11 +158,19 @@ impl<'a, L: Lanes, const D: usize, const R: usize> Group<'a, L, D, R> {
             (None, false) => self.maxima::<DISTANCE>(),
         };
         let sums = match (self.problem.is_dot(), self.bounds.is_some()) {
+            (true, true) if self.is_above_cut(&tops) => self.sums_in_frame::<FOLDED_ABOVE_CUT>(&tops),
             (true, true) => self.sums_in_frame::<FOLDED>(&tops),
             (true, false) => self.sums_in_frame::<DOT>(&tops),
             (false, _) => self.sums_in_frame::<DISTANCE>(&tops),
         };
         self.write(&tops, &sums, out);
+    }
+
+    /// Whether all scores are far above the cut: with a bound b of |s| they lie above -2b, shift included.
+    #[inline(always)]
+    fn is_above_cut(&self, bounds: &[[f64; MAX_LANES]; R]) -> bool {
+        let largest = bounds.iter().flatten().fold(0.0, |m: f64, b| m.max(*b));
+        2.0 * largest * self.problem.binary_factor() <= 0.9 * L::Real::CUT
     }
 
     #[inline(always)]
@@ -190,6 +200,9 @@ impl<'a, L: Lanes, const D: usize, const R: usize> Group<'a, L, D, R> {
     #[inline(always)]
     fn weight<const MODE: u8>(&self, r: usize, token: &Token<L::Real, D>, shift: L::Vector) -> L::Vector {
         let lanes = self.lanes;
+        if MODE == FOLDED_ABOVE_CUT {
+            return lanes.exp2_above_cut(self.score::<MODE>(r, token, shift));
+        }
         if MODE == FOLDED {
             return lanes.exp2(self.score::<MODE>(r, token, shift));
         }
@@ -257,7 +270,9 @@ impl<'a, L: Lanes, const D: usize, const R: usize> Group<'a, L, D, R> {
     #[inline(always)]
     fn shifts<const MODE: u8>(&self, tops: &[[f64; MAX_LANES]; R]) -> [L::Vector; R] {
         std::array::from_fn(|r| {
-            let shift = |top: f64| if MODE == FOLDED { -top * self.problem.binary_factor() } else { top };
+            let shift = |top: f64| {
+                if matches!(MODE, FOLDED | FOLDED_ABOVE_CUT) { -top * self.problem.binary_factor() } else { top }
+            };
             self.lanes.load(&tops[r].map(|top| L::Real::from_f64(shift(top))))
         })
     }
@@ -306,7 +321,7 @@ impl<'a, L: Lanes, const D: usize, const R: usize> Group<'a, L, D, R> {
 
 /// Whether these kernels compute such a problem.
 pub(super) fn fits<T: Real>(problem: &Problem<'_, T>) -> bool {
-    let exponential = matches!(problem.normalization, Normalization::Softmax | Normalization::Exponential);
+    let exponential = matches!(problem.normalization, Streamed::Softmax | Streamed::Exponential);
     let sign_fits = problem.is_dot() || !problem.negative;
     exponential && sign_fits && problem.width.max(problem.value_width) <= LARGEST_DIM
 }

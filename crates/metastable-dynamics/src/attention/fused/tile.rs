@@ -8,8 +8,10 @@
 // Indices in loops over registers: iterator adaptors keep vectors out of them (see `crate::lanes::Lanes`).
 #![allow(clippy::needless_range_loop)]
 
-use super::super::kernel::{Mask, Normalization};
-use super::problem::{Frame, Problem};
+use rayon::prelude::*;
+
+use super::super::kernel::Mask;
+use super::problem::{Frame, Problem, Streamed};
 use crate::lanes::{Lanes, Real, Work};
 
 /// Keys between two visits to the sums of the messages.
@@ -41,17 +43,25 @@ impl<T: Real, const ROWS: usize> Panels<T, ROWS> {
         };
         let key = |j: usize, c: usize| entry(j, c, width, &|j, c| problem.keys.at(j, c));
         let value = |j: usize, c: usize| entry(j, c, problem.value_width, &|j, c| problem.values.at(j, c));
-        let mut keys = Vec::with_capacity(count.div_ceil(ROWS) * width);
-        for panel in 0..count.div_ceil(ROWS) {
-            keys.extend((0..width).map(|c| std::array::from_fn(|r| key(panel * ROWS + r, c))));
-        }
-        let panels = problem.value_width.div_ceil(ROWS);
-        let mut values = Vec::with_capacity(count.next_multiple_of(KEYS_A_BLOCK) * panels);
-        for block in 0..count.div_ceil(KEYS_A_BLOCK) {
-            for panel in 0..panels {
-                let row = |j: usize| std::array::from_fn(|c| value(block * KEYS_A_BLOCK + j, panel * ROWS + c));
-                values.extend((0..KEYS_A_BLOCK).map(row));
+        let mut keys = vec![[T::default(); ROWS]; count.div_ceil(ROWS) * width];
+        keys.par_chunks_mut(width * KEYS_A_BLOCK / ROWS).enumerate().for_each(|(block, keys)| {
+            for (p, panel) in keys.chunks_exact_mut(width).enumerate() {
+                let first = block * KEYS_A_BLOCK + p * ROWS;
+                for (c, keys) in panel.iter_mut().enumerate() {
+                    *keys = std::array::from_fn(|r| key(first + r, c));
+                }
             }
+        });
+        let panels = problem.value_width.div_ceil(ROWS);
+        let mut values = vec![[T::default(); ROWS]; count.next_multiple_of(KEYS_A_BLOCK) * panels];
+        if panels > 0 {
+            values.par_chunks_mut(KEYS_A_BLOCK * panels).enumerate().for_each(|(block, values)| {
+                for (panel, rows) in values.chunks_exact_mut(KEYS_A_BLOCK).enumerate() {
+                    for (j, row) in rows.iter_mut().enumerate() {
+                        *row = std::array::from_fn(|c| value(block * KEYS_A_BLOCK + j, panel * ROWS + c));
+                    }
+                }
+            });
         }
         Self { keys, values, largest_key: problem.largest_key() }
     }
@@ -144,12 +154,11 @@ impl<'a, L: Lanes, const ROWS: usize> Tile<'a, L, ROWS> {
         };
         let bounds = tile_bounds(problem, panels.largest_key, first, VECTORS * L::WIDTH);
         let plan = match problem.normalization {
-            Normalization::Softmax | Normalization::Exponential if bounds.is_some() => Plan::Folded,
-            Normalization::Softmax | Normalization::Exponential => Plan::Running,
-            Normalization::Sigmoid { bias } => Plan::Sigmoid { bias },
-            Normalization::Linear => Plan::Linear,
-            Normalization::Hardmax => Plan::Hardmax,
-            Normalization::Sinkhorn(_) => unreachable!("Sinkhorn's weights have their own rows"),
+            Streamed::Softmax | Streamed::Exponential if bounds.is_some() => Plan::Folded,
+            Streamed::Softmax | Streamed::Exponential => Plan::Running,
+            Streamed::Sigmoid { bias } => Plan::Sigmoid { bias },
+            Streamed::Linear => Plan::Linear,
+            Streamed::Hardmax => Plan::Hardmax,
         };
         let scale = if plan == Plan::Folded { problem.binary_factor() } else { 1.0 };
         let query = |c: usize| gather(&|i| L::Real::from_f64(problem.query(i, c) * scale));

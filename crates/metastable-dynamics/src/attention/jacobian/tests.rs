@@ -381,3 +381,33 @@ fn golden_norms_of_distance_and_sigmoid_attention() {
         assert!((found - logistic).abs() < 1e-11, "{found} {logistic}");
     }
 }
+
+/// From 128 tokens on products take the fused kernels: rows are the oracle.
+#[test]
+fn products_of_large_clouds_are_those_of_rows() {
+    for kernel in all_kernels(0.3) {
+        let problem = Problem::random(40, kernel, [140, 6, 5, 4], 0.5);
+        let (projections, tangents) =
+            (problem.project(&problem.tokens), problem.project(&random::standard_normal(41, 140, 6)));
+        let cotangent = random::standard_normal(42, 140, 4);
+        let (found, mut expected) = (problem.jvp(&random::standard_normal(41, 140, 6)), vec![0.0; 140 * 4]);
+        jvp_by_rows(Frame::Absolute, &projections, &tangents, &kernel, &mut expected);
+        let (back, back_expected) = (
+            attend_vjp(&projections, &kernel, &cotangent),
+            vjp_by_rows(Frame::Absolute, &projections, &kernel, &cotangent),
+        );
+        let pairs = [
+            (&found, &expected),
+            (&back.queries, &back_expected.queries),
+            (&back.keys, &back_expected.keys),
+            (&back.values, &back_expected.values),
+        ];
+        for (found, expected) in pairs {
+            let largest = norm(expected);
+            for (found, expected) in found.iter().zip(expected) {
+                // Scores of size 10 and sums of 140 terms, relative to the norm of all.
+                assert!((found - expected).abs() <= 1e-13 * largest, "{kernel:?}: {found} {expected}");
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::loss::{LANES, exponentials, largest};
 use super::real::Real;
 use super::widest::widest;
 use crate::product::{Destination, Strided, multiply};
-pub(crate) use fused::{HeadProducts, PointProducts};
+pub(crate) use fused::PointProducts;
 
 /// Heads and who sees whom: query head h looks at key and value head h / (heads / kv_heads).
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use metastable_dynamics::attention::fused::HeadJacobian;
 
-use super::attention::HeadProducts;
+use super::head_products::HeadProducts;
 use crate::config::Activation;
 use crate::product::Entry;
 
