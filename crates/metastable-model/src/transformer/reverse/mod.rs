@@ -11,11 +11,8 @@
 pub(crate) mod adapters;
 mod attention;
 mod block;
-<<<<<<< HEAD
 pub(crate) mod circuits;
-=======
 mod head_products;
->>>>>>> kernels
 mod layer;
 mod layer_bound;
 mod loss;

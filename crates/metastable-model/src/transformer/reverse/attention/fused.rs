@@ -112,7 +112,12 @@ mod tests {
             let largest = expected.iter().map(|x| x.to_f64().abs()).fold(0.0, f64::max);
             for (found, expected) in found.iter().zip(expected) {
                 let error = (found.to_f64() - expected.to_f64()).abs();
-                assert!(error <= tolerance * largest, "part {part}: {}, expected {}", found.to_f64(), expected.to_f64());
+                assert!(
+                    error <= tolerance * largest,
+                    "part {part}: {}, expected {}",
+                    found.to_f64(),
+                    expected.to_f64()
+                );
             }
         }
     }
