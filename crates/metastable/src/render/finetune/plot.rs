@@ -143,8 +143,8 @@ pub(super) fn layers(rows: &[Value], key: &str, title: &str) -> Option<String> {
 fn cell(drawing: &mut Drawing, panel: &Panel, (i, level): (f64, f64), colour: &str) {
     let corners = (panel.x.at(i), panel.x.at(i + 1.0), panel.y.at(level - 0.5), panel.y.at(level + 0.5));
     if let (Some(left), Some(right), Some(bottom), Some(top)) = corners {
-        // A hair wider than the cell, so that no seam shows.
-        let path = format!("M{left:.2} {bottom:.2}H{:.2}V{:.2}H{left:.2}Z", right + 0.15, top - 0.15);
+        // Wider than the cell, so that no seam shows; its neighbours are drawn later.
+        let path = format!("M{left:.2} {bottom:.2}H{:.2}V{:.2}H{left:.2}Z", right + 0.5, top - 0.5);
         drawing.fill(&path, colour, 1.0);
     }
 }
