@@ -6,6 +6,7 @@
 //! portable, chosen at run time) they differ by rounding.
 //!
 //! Few dimensions stay in registers (`small`); more go through tiles (`tile`). `problem` is what both are asked.
+//! [`HeadJacobian`] is the derivative of one head's messages, as products on the same tiles (`derivative`).
 
 mod derivative;
 mod potentials;
