@@ -23,7 +23,13 @@ fn weights_alone_give_the_heads_of_a_run_with_a_text() {
     assert!(ended.stdout.contains("regime") && ended.stdout.contains("no text was followed"), "{}", ended.stdout);
     world.succeed(&["inspect", &model, "--prompt", TEXT, "--distances", "0,1,8,64", "-o", "run"]);
     let (alone, run) = (world.report("alone"), world.report("run"));
-    assert_eq!(alone["heads"], run["heads"]);
+    // All but how steep a head is at the text.
+    let of_weights = |report: &Value| -> Vec<Value> {
+        let mut heads = report["heads"].as_array().unwrap().clone();
+        heads.iter_mut().for_each(|head| drop(head.as_object_mut().unwrap().remove("lipschitz")));
+        heads
+    };
+    assert_eq!(of_weights(&alone), of_weights(&run));
     assert_eq!((&alone["tokens"]["count"], &alone["job"]), (&json!(0), &json!("inspect")));
     assert!(alone["layers"].is_null() && world.files("alone").contains_key("DONE"));
     let heads = alone["heads"].as_array().unwrap();

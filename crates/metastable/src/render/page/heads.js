@@ -71,6 +71,9 @@ function headsSection() {
   const largest = (head) => pairsOf(list(head.ov_eigenvalues_top).slice(0, 1))[0] || null;
   const spectral = heads.some(largest);
   if (spectral) columns.splice(columns.findIndex((column) => column.key === "ov_gap") + 1 || columns.length, 0, { key: "leading", words: "leading OV λ", value: (head) => (largest(head) ? Math.hypot(...largest(head)) : null), show: (head) => { const z = largest(head); return z ? complex(z) : "–"; } });
+  for (const [part, words] of [["lower", "Lipschitz, lower"], ["upper", "Lipschitz, upper"]]) {
+    if (heads.some((head) => head.lipschitz)) columns.push({ key: `lipschitz.${part}`, words, value: (head) => (head.lipschitz || {})[part], show: (head) => show((head.lipschitz || {})[part]) });
+  }
   let chosen = null, plots = [], room = 0;
   const holder = h("div"), panels = h("div"), words = h("p", { class: "readout" });
   const draw = (width) => {
@@ -88,6 +91,6 @@ function headsSection() {
   const key = spectral && h("p", { class: "key" }, "layer", marksOf.map((layer) => h("span", null, s("svg", { viewBox: "0 0 12 10" }, s("circle", { cx: 6, cy: 5, r: 4, fill: rgb(ramp(DEEP, last ? layer / last : 0)) })), layer)));
   const flat = () => csv(["layer", "head", "re", "im"], heads.flatMap((head) => pairsOf(list(head.ov_eigenvalues).length ? head.ov_eigenvalues : head.ov_eigenvalues_top).map(([re, im]) => [head.layer, head.head, re, im])));
   return section("heads", "Heads and their spectra",
-    figure("heads", "Query-key (QK) and value-output (OV) circuits of every head. Click a column to sort, a row to single out its eigenvalues and singular values below.", made.node, made.tools, { csv: () => recordsCsv(columns.filter((column) => column.key !== "leading"), heads) }),
+    figure("heads", "Query-key (QK) and value-output (OV) circuits of every head. Click a column to sort, a row to single out its eigenvalues and singular values below.", made.node, made.tools, { csv: () => recordsCsv(columns.filter((column) => !column.value), heads) }),
     spectral && figure("spectra", "The leading eigenvalues of the value-output circuit of every head, coloured by layer. Dashed: the unit circle.", [key, h("div", { class: "pair" }, holder, h("div", null, words, panels))], [], { svg: () => exportSvg(plots), csv: flat }));
 }

@@ -82,7 +82,7 @@ function columnsOf(records, first) {
   const names = new Set(records.flatMap((record) => Object.keys(record)));
   const flat = (key) => records.every((record) => record[key] === null || typeof record[key] !== "object");
   const known = first.filter(([key]) => names.has(key)).map(([key, words]) => ({ key, words }));
-  return [...known, ...[...names].filter((key) => !first.some(([name]) => name === key) && flat(key)).map((key) => ({ key, words: key.replace(/_/g, " "), text: records.some((record) => typeof record[key] === "string") }))];
+  return [...known, ...[...names].filter((key) => !first.some(([name]) => name === key) && flat(key) && records.some((record) => record[key] !== null && record[key] !== undefined)).map((key) => ({ key, words: key.replace(/_/g, " "), text: records.some((record) => typeof record[key] === "string") }))];
 }
 const recordsCsv = (columns, records) => csv(columns.map((column) => column.key), records.map((record) => columns.map((column) => record[column.key])));
 
