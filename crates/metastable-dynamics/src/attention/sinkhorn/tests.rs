@@ -348,8 +348,8 @@ fn realistic_clouds_converge_within_the_default_passes() {
     let mut slow = Vec::new();
     let cases: [(usize, usize, &[f64]); 4] = [
         (40, 2, &[0.5, 0.1, 0.02, 0.005]),
-        (100, 3, &[0.5, 0.1, 0.02]),
-        (300, 2, &[0.5, 0.1, 0.02]),
+        (100, 3, &[0.5, 0.1, 0.02, 0.005]),
+        (300, 2, &[0.5, 0.1, 0.02, 0.005]),
         (200, 16, &[0.5, 0.1]),
     ];
     for (n, d, epsilons) in cases {

@@ -50,7 +50,8 @@ impl GaussianFlow {
                 let keys = gram(&k, &k, (rank, rank), 2.0 * beta);
                 let (gain, _) = resolvent(&keys, &logits, &vec![0.0; rank], rank)?;
                 // 2H: the resolvent of the identity.
-                let one: Vec<f64> = (0..rank * rank).map(|at| f64::from(u8::from(at % (rank + 1) == 0))).collect();
+                let one: Vec<f64> =
+                    (0..rank * rank).map(|at| f64::from(u8::from(at.is_multiple_of(rank + 1)))).collect();
                 let (twice, _) = resolvent(&keys, &one, &vec![0.0; rank], rank)?;
                 let mut damped = vec![0.0; d * rank];
                 product(&moved, &twice, rank, rank, &mut damped);
