@@ -203,10 +203,13 @@ fn maps(runs: &Runs) -> Result<Findings, Box<dyn Error>> {
 /// A row of Markdown for every method.
 fn sentences(runs: &Runs) -> Vec<String> {
     let layers = runs.size.layers;
-    let mut sentences = vec![format!(
-        "Excess loss after {} steps at the best rate of each run, {layers} linear layers, median and 95 % bootstrap interval over {} seeds:\n\n| method | start 0.1 | start 1 | start 10 | lora/method at start 1 |\n|---|---|---|---|---|",
-        runs.size.steps, runs.size.seeds
-    )];
+    let mut sentences = vec![
+        format!(
+            "Excess loss after {} steps at the best rate of each run, {layers} linear layers, median and 95 % bootstrap interval over {} seeds:",
+            runs.size.steps, runs.size.seeds
+        ),
+        "| method | start 0.1 | start 1 | start 10 | lora/method at start 1 |\n|---|---|---|---|---|".into(),
+    ];
     for (method, name) in METHODS.iter().enumerate() {
         let starts: String =
             (0..STARTS.len()).map(|start| format!(" {} |", words(&runs.finals(method, start)))).collect();

@@ -91,11 +91,15 @@ impl Findings {
             let count: Vec<usize> = quantity.cells.iter().map(Vec::len).collect();
             json!({"name": quantity.name, "path": "", "count": count, "mean": middle, "low": end(0), "high": end(1)})
         };
+        // Rows of a Markdown table are for the terminal and for papers/; the page shows sentences.
+        let (rows, summary): (Vec<&str>, Vec<&str>) =
+            self.sentences.iter().map(String::as_str).partition(|sentence| sentence.starts_with('|'));
         json!({
             "schema": metastable::run_dir::SCHEMA,
             "job": "sweep",
             "title": self.title,
-            "summary": self.sentences,
+            "summary": summary,
+            "markdown": rows.join("\n"),
             "warnings": [],
             "provenance": Provenance::new(self.seeds.first().copied().unwrap_or_default(), "f64"),
             "seeds": self.seeds,
