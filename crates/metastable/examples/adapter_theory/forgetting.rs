@@ -71,7 +71,7 @@ pub(crate) fn addition(size: &Size, seed: u64) -> (Vec<Matrix>, [f64; 2], usize)
             *parameter = FULL.step_matrix(parameter, gradient, 1e-3, decay, moments);
         }
         (steps, left) = (steps + 1, left - 1);
-        if steps % 50 == 0 && left > 100 && size.model.evaluate(&parameters, &seen).1 == 1.0 {
+        if steps.is_multiple_of(50) && left > 100 && size.model.evaluate(&parameters, &seen).1 == 1.0 {
             left = 100;
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn subtraction(
     let mut looks = Vec::new();
     for step in 0..=size.adapter_steps {
         parameters[VALUE] = value.add_scaled(SCALE, &pair.product());
-        if step % size.every == 0 {
+        if step.is_multiple_of(size.every) {
             let accuracy = |of: &[Question]| size.model.evaluate(&parameters, of).1;
             let loss = size.model.evaluate(&parameters, &seen).0;
             looks.push([step as f64, accuracy(&add), accuracy(&subtract), loss]);
