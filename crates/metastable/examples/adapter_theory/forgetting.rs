@@ -64,7 +64,7 @@ pub(crate) fn addition(size: &Size, seed: u64) -> (Vec<Matrix>, [f64; 2], usize)
     let mut parameters = size.model.start(seed);
     let mut moments: Vec<MatrixMoments> = parameters.iter().map(MatrixMoments::zero).collect();
     let decay = if size.model.depth >= 4 { 0.4 } else { 1.0 };
-    let (mut steps, mut left) = (0, size.full_steps);
+    let (mut steps, mut left) = (0_usize, size.full_steps);
     while left > 0 {
         let gradients = size.model.gradients(&parameters, &seen).1;
         for ((parameter, gradient), moments) in parameters.iter_mut().zip(&gradients).zip(&mut moments) {
