@@ -9,7 +9,7 @@ use metastable_model::{Input, Model};
 use serde::Serialize;
 
 use super::Subject;
-use super::report::{Constant, DepthRow, ModelLipschitzReport};
+use super::rows::{Constant, DepthRow, LayerRow};
 use crate::error::LabError;
 use crate::hub::HubCache;
 use crate::inspect::setting;
@@ -194,13 +194,14 @@ pub struct DepthChange {
     pub ratio: Option<f64>,
 }
 
-/// Runs the text through the other model and compares every constant of `base`.
+/// Runs the text through the other model and compares every constant of the base: its layers, and all blocks together
+/// where they were looked at.
 ///
 /// # Errors
 /// [`LabError`] if the other model overflows.
 pub(super) fn compare(
     subject: &Subject<'_>,
-    base: &ModelLipschitzReport,
+    (base, base_depth): (&[LayerRow], Option<&DepthRow>),
     (name, other): (&str, &Model),
     span: [f64; 2],
     watcher: &mut dyn Watcher,
@@ -209,7 +210,7 @@ pub(super) fn compare(
     let changed = Subject { model: other, hidden: &hidden, ..*subject };
     let rows = changed.layers(false, span, watcher)?;
     let change = |before: Constant, after: Constant| Change::between(before.into(), after.into());
-    let layers = base.layers.iter().zip(&rows).map(|(before, after)| VariantLayer {
+    let layers = base.iter().zip(&rows).map(|(before, after)| VariantLayer {
         layer: before.layer,
         attention: change(before.attention, after.attention),
         with_norm: change(before.with_norm, after.with_norm),
@@ -222,7 +223,7 @@ pub(super) fn compare(
             .map(|(before, after)| HeadChange { head: before.head, change: change(before.constant, after.constant) })
             .collect(),
     });
-    let depth = match &base.depth {
+    let depth = match base_depth {
         Some(before) => {
             let other = changed.depth()?;
             let ratio = (before.lower > 0.0).then(|| other.lower / before.lower);

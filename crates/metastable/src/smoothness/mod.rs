@@ -2,10 +2,12 @@
 //! sides; why; how they grow with the text; how much worse it can get; and what an adapter, coarser weights or other
 //! positions change.
 //!
-//! [`report`] says what comes out, [`compare`] holds two models beside each other, [`worst`] searches.
+//! [`report`] says what comes out and [`rows`] what it is made of, [`compare`] holds two models beside each other,
+//! [`worst`] searches.
 
 pub mod compare;
 pub mod report;
+pub mod rows;
 pub mod worst;
 
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use metastable_model::{Encoded, Hidden, Input, LayerPart, Model, Weights};
 
 pub use compare::VariantRequest;
 pub use report::ModelLipschitzReport;
-use report::{
+use rows::{
     Constant, DepthRow, Growth, GrowthPoint, HeadWhy, LayerRow, LayerWhy, ShareRow, SmoothHeadRow, TokenEnergy,
 };
 pub use worst::WorstRequest;
@@ -103,7 +105,9 @@ pub fn run(request: &SmoothnessRequest, watcher: &mut dyn Watcher) -> Result<Mod
     }
     for (which, (name, other)) in variants.iter().enumerate() {
         let start = 0.15 + share * (1 + which) as f64;
-        report.variants.push(compare::compare(&subject, &report, (name, other), [start, share], watcher)?);
+        let base = (&report.layers[..], report.depth.as_ref());
+        let compared = compare::compare(&subject, base, (name, other), [start, share], watcher)?;
+        report.variants.push(compared);
     }
     if request.growth {
         watcher.progress(0.95, "growth with the text");
