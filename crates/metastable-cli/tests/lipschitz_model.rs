@@ -17,8 +17,10 @@ const TEXT: &str = "Arise, fair sun, and kill the envious moon, who is already s
 
 fn solve(world: &World, model: &str, more: &[&str]) -> Value {
     let model = fixture(model);
-    let arguments: Vec<&str> =
-        ["lipschitz", &model, "--prompt", TEXT, "--json"].into_iter().chain(more.iter().copied()).collect();
+    let arguments: Vec<&str> = ["lipschitz", &model, "--prompt", TEXT, "--json", "--no-progress"]
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
     serde_json::from_str(&world.succeed(&arguments).stdout).unwrap()
 }
 
@@ -150,7 +152,7 @@ fn encoders_grow_by_one_forward_a_prefix_and_tables_are_for_eyes() {
     let world = World::new();
     let model = fixture("tiny-albert");
     let arguments = ["lipschitz", &model, "--prompt", TEXT, "--layers", "2", "--growth", "--explain"];
-    let shown = world.succeed(&arguments).stdout;
+    let shown = world.succeed(&[&arguments[..], &["--no-progress"]].concat()).stdout;
     for expected in ["local Lipschitz constants of", "attention", "head 3", "Layer 2: grows like n^", "values alone"] {
         assert!(shown.contains(expected), "no `{expected}` in {shown}");
     }
