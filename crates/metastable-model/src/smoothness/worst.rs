@@ -10,7 +10,7 @@ use metastable_dynamics::smoothness::ascent::{AscentOptions, ascend};
 use metastable_dynamics::smoothness::scaling::large_radius_limit;
 use metastable_dynamics::smoothness::worst_case::{WorstCase, three_cluster, two_points};
 use metastable_dynamics::smoothness::{FlowJacobian, LanczosOptions, top_singular_triplet};
-use metastable_dynamics::{Head, Tokens};
+use metastable_dynamics::{Head, Matrix, Tokens};
 
 use crate::error::ModelError;
 use crate::model::Model;
@@ -73,7 +73,8 @@ pub struct HeadWorst {
 struct Alone<'a> {
     model: &'a Model,
     place: (usize, usize),
-    circuits: Circuits,
+    /// U [d, r]: the coordinates that the head sees.
+    basis: Matrix,
     head: Head,
     kernel: AttentionKernel,
     lanczos: LanczosOptions,
@@ -145,12 +146,11 @@ impl<'a> Alone<'a> {
                 return Err(ModelError::input("tokens of a cloud", expected, options.count));
             }
         };
-        let circuits = Circuits::of(attention, head);
         Ok(Self {
             model,
             place: (layer, head),
-            head: circuits.head()?,
-            circuits,
+            basis: Circuits::basis(attention, head),
+            head: Circuits::of(attention, head).head()?,
             kernel: AttentionKernel::softmax(1.0)?.masked(mask),
             lanczos: LanczosOptions { tolerance: 1e-6, seed: options.seed, ..LanczosOptions::default() },
         })
@@ -158,11 +158,7 @@ impl<'a> Alone<'a> {
 
     /// X U.
     fn seen(&self, tokens: &[f64]) -> Vec<f64> {
-        let to = self.circuits.basis.transpose();
-        let mut out = vec![0.0; tokens.len() / to.columns() * to.rows()];
-        let pairs = tokens.chunks_exact(to.columns()).zip(out.chunks_exact_mut(to.rows()));
-        pairs.for_each(|(token, out)| to.apply(token, out));
-        out
+        mapped(&self.basis.transpose(), tokens)
     }
 
     fn flow(&self, count: usize) -> Result<AttentionFlow, ModelError> {
@@ -184,13 +180,21 @@ impl<'a> Alone<'a> {
     }
 
     fn finished(&self, built: Option<(f64, f64)>, constant: f64, cloud: &Tokens) -> Result<WorstCloud, ModelError> {
-        let tokens = self.circuits.raised(cloud.as_slice());
+        let tokens = mapped(&self.basis, cloud.as_slice());
         let (layer, head) = self.place;
         let real = SingleHead::<f64>::at(self.model.transformer(), layer, head, &tokens);
         let in_model = top_singular_triplet(&real, &self.lanczos)?.value;
         let (eigenvalue, proven) = built.unzip();
         Ok(WorstCloud { eigenvalue, proven, constant, in_model, tokens })
     }
+}
+
+/// M x for every token x.
+fn mapped(matrix: &Matrix, tokens: &[f64]) -> Vec<f64> {
+    let mut out = vec![0.0; tokens.len() / matrix.columns() * matrix.rows()];
+    let pairs = tokens.chunks_exact(matrix.columns()).zip(out.chunks_exact_mut(matrix.rows()));
+    pairs.for_each(|(token, out)| matrix.apply(token, out));
+    out
 }
 
 #[cfg(test)]

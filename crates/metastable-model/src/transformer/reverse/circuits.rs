@@ -6,6 +6,7 @@
 //! their length token by token.
 
 use metastable_dynamics::{DynamicsError, Head, Matrix};
+use nalgebra::DMatrix;
 
 use crate::linear::Linear;
 use crate::transformer::attention::Attention;
@@ -13,8 +14,8 @@ use crate::transformer::attention::Attention;
 /// Q, K, V and W of one head, reduced.
 #[derive(Debug, Clone)]
 pub(crate) struct Circuits {
-    /// U [d, r].
-    pub(crate) basis: Matrix,
+    /// d.
+    dim: usize,
     /// Q U, K U, V U, each [k, r].
     pub(crate) query: Matrix,
     pub(crate) key: Matrix,
@@ -27,17 +28,24 @@ impl Circuits {
     /// Of head `head`. O(d k²).
     pub(crate) fn of(attention: &Attention, head: usize) -> Self {
         let k = attention.head_dim;
-        let (own, shared) = (head * k, attention.group(head) * k);
-        let column = |map: &Linear, row: usize, i: usize| f64::from(map.row(row)[i]);
-        let stacked = Matrix::from_fn(attention.query.inputs(), 3 * k, |i, c| match c / k {
-            0 => column(&attention.query, own + c, i),
-            1 => column(&attention.key, shared + c - k, i),
-            _ => column(&attention.value, shared + c - 2 * k, i),
-        });
-        let (basis, factor) = stacked.thin_qr();
-        let part = |first: usize| Matrix::from_fn(k, factor.rows(), |a, c| factor.at(c, first + a));
-        let output = Matrix::from_fn(attention.output.outputs(), k, |i, a| column(&attention.output, i, own + a));
-        Self { query: part(0), key: part(k), value: part(2 * k), output: output.thin_qr().1, basis }
+        // The factor alone: its basis costs as much again, and few ask for it.
+        let factor = stacked(attention, head).qr().r();
+        let part = |first: usize| Matrix::from_fn(k, factor.nrows(), |a, c| factor[(c, first + a)]);
+        let output = DMatrix::from_fn(attention.output.outputs(), k, |i, a| entry(&attention.output, i, head * k + a));
+        let output = output.qr().r();
+        Self {
+            dim: attention.query.inputs(),
+            query: part(0),
+            key: part(k),
+            value: part(2 * k),
+            output: Matrix::from_fn(output.nrows(), k, |i, a| output[(i, a)]),
+        }
+    }
+
+    /// U [d, r] of the same head: tokens x of R^d are Uᵀ x here. O(d k²).
+    pub(crate) fn basis(attention: &Attention, head: usize) -> Matrix {
+        let basis = stacked(attention, head).qr().q();
+        Matrix::from_fn(basis.nrows(), basis.ncols(), |i, c| basis[(i, c)])
     }
 
     /// k.
@@ -47,7 +55,7 @@ impl Circuits {
 
     /// At least so many directions are in the kernels of both Q and K.
     pub(crate) fn blind_dimension(&self) -> usize {
-        self.basis.rows().saturating_sub(2 * self.head_dim())
+        self.dim.saturating_sub(2 * self.head_dim())
     }
 
     /// ‖W V Π‖_2 for the projector Π on directions that neither Q nor K sees, from below: what Sᵀ's factor leaves of V
@@ -74,12 +82,20 @@ impl Circuits {
         let query = self.query.scaled(1.0 / (k as f64).sqrt());
         Head::new(query, self.key.clone(), self.value.clone(), Some(output))
     }
+}
 
-    /// Tokens of R^r in R^d: X Uᵀ.
-    pub(crate) fn raised(&self, tokens: &[f64]) -> Vec<f64> {
-        let mut out = vec![0.0; tokens.len() / self.basis.columns() * self.basis.rows()];
-        let pairs = tokens.chunks_exact(self.basis.columns()).zip(out.chunks_exact_mut(self.basis.rows()));
-        pairs.for_each(|(token, out)| self.basis.apply(token, out));
-        out
-    }
+/// Sᵀ = [Qᵀ, Kᵀ, Vᵀ] of one head, [d, 3k].
+fn stacked(attention: &Attention, head: usize) -> DMatrix<f64> {
+    let k = attention.head_dim;
+    let (own, shared) = (head * k, attention.group(head) * k);
+    DMatrix::from_fn(attention.query.inputs(), 3 * k, |i, c| match c / k {
+        0 => entry(&attention.query, own + c, i),
+        1 => entry(&attention.key, shared + c - k, i),
+        _ => entry(&attention.value, shared + c - 2 * k, i),
+    })
+}
+
+/// Entry (row, column) of a map's matrix.
+fn entry(map: &Linear, row: usize, column: usize) -> f64 {
+    f64::from(map.row(row)[column])
 }
