@@ -361,7 +361,8 @@ fn summary(report: &FinetuneReport) -> Vec<String> {
             None => "no token changes its cluster".to_owned(),
         };
         sentences.push(format!(
-            "On the probe text, after the last step, the last layer moved by {:.2e} of its norm (mean cosine {:.4}); {clusters}.",
+            "On the probe text, after the last step, the last layer moved by {:.2e} of its norm (mean cosine {:.4}); \
+             {clusters}.",
             last.shift_relative, last.cosine
         ));
     }
