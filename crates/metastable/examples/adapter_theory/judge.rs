@@ -20,13 +20,16 @@ pub(crate) struct Standing {
     /// The scale of the least, and of the largest, median validation loss at its best rate.
     pub(crate) best: usize,
     pub(crate) worst: usize,
-    /// Cells of the grid whose median is within 5 % of the best of all methods, and within a factor of two.
+    /// Share of the grid's cells whose median is within 5 % of the optimum, and within a factor of ten; see [`standings`].
     pub(crate) near: [f64; 2],
     /// The largest κ of a pair at the end, of all seeds, for every scale at its best rate.
     pub(crate) kappas: Vec<Vec<f64>>,
 }
 
 /// The standing of every method of which there are runs at all scales.
+///
+/// The optimum is the best of the methods that learn the same model from the same start: DoRA's rows have lengths of their
+/// own, and PiSSA and OLoRA move the base, so that their updates have rank 2r and may go below the floor of the others.
 pub(crate) fn standings(grid: &Grid, runs: &Runs) -> Vec<Standing> {
     let middle = |at: (usize, usize, i32)| median(&runs.of(at, |kept| kept.validation)).unwrap_or(f64::INFINITY);
     let methods = 0..grid.rivals.len();
@@ -52,7 +55,7 @@ pub(crate) fn standings(grid: &Grid, runs: &Runs) -> Vec<Standing> {
             at,
             best: place(|x, y| x < y),
             worst: place(|x, y| x > y),
-            near: [share(1.05), share(2.0)],
+            near: [share(1.05), share(10.0)],
             kappas: rates.iter().enumerate().map(|(s, k)| runs.of((m, s, *k), |kept| kept.kappa)).collect(),
         })
     };
@@ -64,9 +67,9 @@ pub(crate) fn wins(x: &[f64], y: &[f64]) -> usize {
     x.iter().zip(y).filter(|(x, y)| x <= y).count()
 }
 
-/// x/y, seed by seed.
+/// x/y, seed by seed, 0 where x is below a floor that y is above.
 pub(crate) fn ratios(x: &[f64], y: &[f64]) -> Vec<f64> {
-    x.iter().zip(y).map(|(x, y)| if x == y { 1.0 } else { x / y }).collect()
+    x.iter().zip(y).map(|(x, y)| if x == y { 1.0 } else { x.max(0.0) / y }).collect()
 }
 
 /// The table of methods, and R3 to R5 in words.
@@ -108,7 +111,7 @@ fn header(grid: &Grid) -> String {
     let scales: Vec<String> = grid.sigmas.iter().map(|sigma| format!(" σ = {sigma} |")).collect();
     let rules = "---|".repeat(grid.sigmas.len());
     format!(
-        "| method |{} ratio to lora, both at their best | near the best: 5 %, factor 2 |\n|---|{rules}---|---|",
+        "| method |{} ratio to lora, both at their best | near the best: 5 %, factor 10 |\n|---|{rules}---|---|",
         scales.concat()
     )
 }
@@ -150,7 +153,7 @@ fn robustness(grid: &Grid, lora: &Standing, balora: &Standing) -> [String; 2] {
             holds(5 * won >= 4 * seeds)
         ),
         format!(
-            "R3, share of the grid within 5 % (factor 2) of the best of all methods: balora {:.0} % ({:.0} %), lora {:.0} % ({:.0} %): {}.",
+            "R3, share of the grid within 5 % (a factor of 10) of the best: balora {:.0} % ({:.0} %), lora {:.0} % ({:.0} %): {}.",
             100.0 * balora.near[0],
             100.0 * balora.near[1],
             100.0 * lora.near[0],
