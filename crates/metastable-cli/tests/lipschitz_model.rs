@@ -211,7 +211,7 @@ fn what_cannot_be_looked_at_is_refused_in_one_line() {
         world.refuse(&arguments, code, expected);
     };
     refuse(&[&llama], 2, "--text: expected a text, or --prompt, found none beside the model");
-    refuse(&["absent", "--prompt", "x"], 4, "absent");
+    refuse(&["absent", "--offline", "--prompt", "x"], 4, "absent");
     refuse(&[&llama, "--text", "absent.txt"], 4, "absent.txt: cannot be read");
     refuse(&[&llama, "--prompt", TEXT, "--layers", "9"], 2, "--layers: expected layers below 4, found 9");
     refuse(&[&llama, "--prompt", TEXT, "--quantize", "q3"], 2, "--quantize: expected q8_0 or q4_0, found q3");
