@@ -210,13 +210,15 @@ fn sharded(world: &World, folder: &str, dtype: &str, encode: fn(f32) -> Vec<u8>)
     let mut headers = [serde_json::Map::new(), serde_json::Map::new()];
     for (i, (name, entry)) in header.iter().filter(|(name, _)| *name != "__metadata__").enumerate() {
         let at = |k: usize| 8 + length + usize::try_from(entry["data_offsets"][k].as_u64().unwrap()).unwrap();
-        let begin = shards[i % 2].len();
+        // Three and three, so that weights and constants come apart and both shards have some of each.
+        let shard = i / 3 % 2;
+        let begin = shards[shard].len();
         let numbers = bytes[at(0)..at(1)].as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number));
-        shards[i % 2].extend(numbers.flat_map(encode));
-        let offsets = [begin, shards[i % 2].len()];
+        shards[shard].extend(numbers.flat_map(encode));
+        let offsets = [begin, shards[shard].len()];
         let entry = serde_json::json!({"dtype": dtype, "shape": entry["shape"], "data_offsets": offsets});
-        headers[i % 2].insert(name.clone(), entry);
-        map.insert(name.clone(), names[i % 2].into());
+        headers[shard].insert(name.clone(), entry);
+        map.insert(name.clone(), names[shard].into());
     }
     for (i, name) in names.iter().enumerate() {
         let mut header = Value::Object(headers[i].clone()).to_string();

@@ -1,6 +1,7 @@
 //! From text to ids and back, by the tokenizer.json of a model folder or the tokenizer inside a GGUF file.
 
 mod gguf;
+mod guard;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,6 +12,7 @@ use crate::config::read_bounded;
 use crate::error::ModelError;
 use crate::gguf::Gguf;
 use crate::mapped::map;
+use guard::guarded;
 
 /// A model's tokenizer, with padding and truncation of its file switched off.
 pub struct Text {
@@ -66,13 +68,15 @@ impl Text {
 
     /// The same for the bytes of a tokenizer.json; `path` is for messages.
     pub(crate) fn from_bytes(path: &Path, bytes: &[u8], vocab: usize) -> Result<Self, ModelError> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Malformed {
+        let malformed = |found: String| ModelError::Malformed {
             path: path.into(),
             expected: "a tokenizer of the `tokenizers` library",
-            found: error.to_string(),
-        })?;
+            found,
+        };
+        guard::check(bytes).map_err(malformed)?;
+        let mut tokenizer = guarded(|| Tokenizer::from_bytes(bytes)).map_err(malformed)?;
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(refused)?;
+        tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
         // Of equal ids the smaller string, so that the message does not depend on a hash map's order.
         let largest = tokenizer.get_vocab(true).into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0)));
         match largest {
@@ -116,7 +120,7 @@ impl Text {
     /// # Errors
     /// As [`Text::encode`]; [`ModelError::Input`] if `limit` leaves no room for one token of the text.
     pub fn encode_at_most(&self, text: &str, limit: usize) -> Result<Encoded, ModelError> {
-        let mut bare = self.tokenizer.encode(text, false).map_err(refused)?;
+        let mut bare = guarded(|| self.tokenizer.encode(text, false)).map_err(refused)?;
         if bare.is_empty() {
             return Err(ModelError::EmptyText);
         }
@@ -127,7 +131,7 @@ impl Text {
         }
         bare.truncate(limit - added, 0, TruncationDirection::Right);
         let kept = bare.len();
-        let encoding = self.tokenizer.post_process(bare, None, true).map_err(refused)?;
+        let encoding = guarded(|| self.tokenizer.post_process(bare, None, true)).map_err(refused)?;
         // Special tokens that a user typed into the text are special to the model too.
         let is_special = |(id, mask): (&u32, &u32)| *mask == 1 || self.special_ids.contains(id);
         Ok(Encoded {
@@ -144,16 +148,16 @@ impl Text {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.tokenizer.decode(ids, true).map_err(refused)
+        guarded(|| self.tokenizer.decode(ids, true)).map_err(refused)
     }
 
     /// How many special tokens the post-processor puts around a text.
     fn added_tokens(&self, bare: &tokenizers::Encoding) -> Result<usize, ModelError> {
-        let whole = self.tokenizer.post_process(bare.clone(), None, true).map_err(refused)?;
+        let whole = guarded(|| self.tokenizer.post_process(bare.clone(), None, true)).map_err(refused)?;
         Ok(whole.len().saturating_sub(bare.len()))
     }
 }
 
-fn refused(error: tokenizers::Error) -> ModelError {
-    ModelError::Tokenizer { reason: error.to_string() }
+fn refused(reason: String) -> ModelError {
+    ModelError::Tokenizer { reason }
 }

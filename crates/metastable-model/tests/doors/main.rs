@@ -110,7 +110,14 @@ fn seeds(door: &str) -> Vec<Vec<u8>> {
 }
 
 /// Inputs that once broke something, with the door they came through.
-const FOUND: [(&str, &[u8]); 0] = [];
+const FOUND: [(&str, &[u8]); 2] = [
+    // tokenizers 0.23.2 unwraps its own reading of a decoder, and of a Precompiled normaliser.
+    ("tokenizer_json", br#"{"version":"1.0","added_tokens":[],"decoder":{"type":},"model":{"type":"BPE","vocab":{},"merges":[]}}"#),
+    (
+        "tokenizer_json",
+        br#"{"version":"1.0","added_tokens":[],"normalizer":{"type":"Precompiled","precompiled_charsmap":"/////w=="},"model":{"type":"BPE","vocab":{},"merges":[]}}"#,
+    ),
+];
 
 #[test]
 fn no_bytes_make_a_parser_panic_or_take_memory_that_the_file_does_not_justify() {
