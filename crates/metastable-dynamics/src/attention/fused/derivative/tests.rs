@@ -141,8 +141,9 @@ impl Naive {
                 .map(|s| match kernel.normalization() {
                     Normalization::Softmax => ((s - top).exp() / total, (s - top).exp() / total),
                     Normalization::Sigmoid { bias } => {
-                        let p = 1.0 / (1.0 + (-s - bias).exp());
-                        (p / share, p * (1.0 - p) / share)
+                        // Not p (1 - p), which has lost its digits where p is near 1.
+                        let (x, tail) = (s + bias, (-(s + bias).abs()).exp());
+                        (1.0 / (1.0 + (-x).exp()) / share, tail / ((1.0 + tail) * (1.0 + tail)) / share)
                     }
                     Normalization::Linear => (s / share, 1.0 / share),
                     _ => (f64::NAN, f64::NAN),
