@@ -62,6 +62,17 @@ impl<T: Real> Case<T> {
         (0..problem.visible(i)).map(score).collect()
     }
 
+    /// beta |q_i| max_j |k_j| over all keys, hidden ones too: sums of dot scores start from it, so that it is rounded
+    /// with every term (in the first rows of a causal mask it is twice their largest score).
+    fn bound(&self, i: usize) -> f64 {
+        if self.kernel.score() == Score::SquaredDistance {
+            return 0.0;
+        }
+        let norm = |row: &[T]| row.iter().map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt();
+        let largest_key = self.keys.chunks(self.width).map(norm).fold(0.0, f64::max);
+        self.kernel.beta().abs() * norm(&self.queries[i * self.width..(i + 1) * self.width]) * largest_key
+    }
+
     /// The formulas of the kernel, term by term in f64: the field of query i, and the error that T may make.
     fn naive(&self, i: usize, epsilon: f64) -> Vec<(f64, f64)> {
         let (problem, scores) = (self.problem(), self.scores(i));
@@ -79,7 +90,7 @@ impl<T: Real> Case<T> {
         };
         // Scores are sums of a few rounded products of size `terms`, multiplied by rounded factors; weights carry
         // twice that (row sums), a few roundings of their own, and sums of n terms in blocks.
-        let largest = scores.iter().map(|s| s.1).fold(0.0, f64::max);
+        let largest = scores.iter().map(|s| s.1).fold(self.bound(i), f64::max);
         let relative = epsilon * (12.0 + 0.1 * visible.sqrt() + 8.0 * largest);
         let component = |c: usize| {
             let origin = if self.frame == Frame::Relative { problem.values.at(i, c).to_f64() } else { 0.0 };
