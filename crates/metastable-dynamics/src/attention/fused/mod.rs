@@ -82,8 +82,8 @@ impl<'a, T> Rows<'a, T> {
 /// says.
 ///
 /// `queries` \[n_q, k\], `keys` \[n, k\], `values` \[n, m\]; O(n_q n (k + m)) time, O((n_q + n) (k + m)) memory. In
-/// `f32` a field errs by about 2e-7 of the values' size, plus what rounding of the scores does: 6e-8·max |S| for the
-/// weights.
+/// `f32` a field errs by about 2e-7 of the values' size, plus what rounding of the scores does: a few 6e-8·beta |q_i|
+/// max_j |k_j| for the weights, over all keys, hidden ones too.
 ///
 /// # Example
 /// ```
