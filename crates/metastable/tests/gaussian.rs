@@ -150,14 +150,19 @@ fn interrupted_runs_end_in_the_same_bytes() {
     }
 }
 
-/// Theory section 5.4: RMS error · √n is flat in n, about 1.9 (mean) and 2.7 (covariance) for softmax at t = 1.
+/// Theory section 5.4: RMS error · √n is flat in n, about 1.9 (mean) and 2.7 (covariance) at t = 1.
 #[test]
 fn particles_follow_the_moments_with_an_error_like_one_over_root_n() {
     let world = World::new();
-    let overrides = ["gaussian.particles=[64, 256, 1024]", "gaussian.repeats=16", "seed=5"];
-    for (score, mean, covariance) in [("dot", 1.87, 2.6), ("squared_distance", 1.69, 2.53)] {
-        let kernel = format!("kernel.score=\"{score}\"");
-        let (report, _) = world.run(PLANE, &[&overrides[..], &[&kernel]].concat(), score);
+    let (all, few) = ("gaussian.particles=[64, 256, 1024]", "gaussian.particles=[64, 256]");
+    let kernels = [
+        ("kernel.score=\"dot\"", all, 1.87, 2.6),
+        ("kernel.score=\"squared_distance\"", all, 1.69, 2.53),
+        ("kernel.normalization=\"sinkhorn\"", few, 1.88, 2.77),
+    ];
+    for (index, (kernel, particles, mean, covariance)) in kernels.into_iter().enumerate() {
+        let overrides = [kernel, particles, "gaussian.repeats=16", "seed=5"];
+        let (report, _) = world.run(PLANE, &overrides, &format!("run-{index}"));
         for group in &report.gaussian.particles {
             assert_eq!(group.repeats, 16);
             assert!(group.invalid_from.is_none() || group.count < 256, "n = {}", group.count);
