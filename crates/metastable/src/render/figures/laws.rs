@@ -32,7 +32,7 @@ pub(super) fn laws(report: &Value) -> Option<String> {
                 read::column(report, times).into_iter().zip(scaled).filter_map(|(t, y)| t.map(|t| (t, y))).collect();
             let name = read::text(law, "/name").replace('_', " ");
             let violation = read::number(law, "/largest_violation").map_or("unknown".into(), read::short);
-            let words = format!("{name}{run}: {behaviour}, violated by at most {violation}");
+            let words = format!("{name}{run}: {violation}");
             let stroke = match run {
                 "" => Stroke::solid(colour(place), 1.6),
                 _ => Stroke { colour: TWIN, width: 1.4, dash: "6 2.5", opacity: 1.0 },
@@ -43,6 +43,6 @@ pub(super) fn laws(report: &Value) -> Option<String> {
     if lines.is_empty() {
         return None;
     }
-    let words = "Monotone quantities: change over range; quantities that must vanish: as they are.";
+    let words = "Monotone quantities: change over range; quantities that must vanish: as they are. Beside the name: the largest violation.";
     plot(report, "Laws of this run", "change of the quantity, over its range", lines, words)
 }
