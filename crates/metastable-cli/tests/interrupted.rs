@@ -38,7 +38,7 @@ struct Started {
 
 impl Started {
     fn new(world: &World, folder: &str) -> Self {
-        let mut command = world.command(&["simulate", "twin.toml", "-o", folder, "-v"]);
+        let mut command = world.command(&["simulate", "twin.toml", "-o", folder, "-v", "--no-progress"]);
         command.env("METASTABLE_CHECKPOINT_SECONDS", "0").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap());
@@ -70,7 +70,7 @@ impl Started {
 
 /// The same command again, which must say `words` on stderr and complete the run.
 fn continued(world: &World, folder: &str, words: &str) {
-    let ended = world.run(&["simulate", "twin.toml", "-o", folder]);
+    let ended = world.run(&["simulate", "twin.toml", "-o", folder, "--no-progress"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), words), "{}", ended.stdout);
     world.assert_same("whole", folder);
 }
@@ -167,7 +167,7 @@ fn schedulers_and_users_stop_a_run_with_their_own_codes_and_it_continues() {
                 format!("error: stopped: {word}; the state is saved\nhint: run the same command again to continue");
             assert_eq!(words, expected);
         }
-        let ended = world.run(&["simulate", "twin.toml", "-o", "stopped", "--resume"]);
+        let ended = world.run(&["simulate", "twin.toml", "-o", "stopped", "--resume", "--no-progress"]);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         world.assert_same("whole", "stopped");
         fs::remove_dir_all(world.path().join("stopped")).unwrap();

@@ -58,9 +58,13 @@ impl World {
         Ended::from(self.command(arguments).output().unwrap())
     }
 
-    /// Runs the program, which must succeed without a word on stderr (runs of tests are too short for progress).
+    /// Runs the program, which must succeed without a word on stderr; progress, which a slow machine would show, is off.
     pub(crate) fn succeed(&self, arguments: &[&str]) -> Ended {
-        let ended = self.run(arguments);
+        let mut arguments = arguments.to_vec();
+        if !arguments.contains(&"--no-progress") {
+            arguments.push("--no-progress");
+        }
+        let ended = self.run(&arguments);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}: {}", ended.stdout);
         ended
     }

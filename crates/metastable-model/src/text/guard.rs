@@ -2,7 +2,9 @@
 //! with an error: where its decoder is no JSON, where a `Precompiled` normaliser is broken, where that one's table points
 //! outside itself.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,9 +53,31 @@ fn is_whole(table: &str) -> bool {
     table.len() >= 6 && stated.is_some_and(|stated| stated <= table.len() as u64 / 4 * 3)
 }
 
-/// Calls the library; a panic inside it becomes an error.
+thread_local! {
+    /// Whether this thread is inside the library, where panics are errors and nobody is told of them.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the panic hook of the program from printing, and from the megabytes of a backtrace, for panics of the library.
+fn hush() {
+    static HUSHED: Once = Once::new();
+    HUSHED.call_once(|| {
+        let told = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !INSIDE.get() {
+                told(panic);
+            }
+        }));
+    });
+}
+
+/// Calls the library; a panic inside it becomes an error, without a word on stderr.
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    hush();
+    let before = INSIDE.replace(true);
+    let answer = catch_unwind(AssertUnwindSafe(call));
+    INSIDE.set(before);
+    match answer {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_panic) => Err("something that makes the library panic".into()),
     }
