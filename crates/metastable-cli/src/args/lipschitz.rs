@@ -11,8 +11,8 @@ use clap::Args;
     after_help = "Examples:\n  metastable lipschitz examples/lora-twin.toml --json\n  metastable lipschitz models/all-MiniLM-L6-v2 --prompt \"The cat sits outside\" --explain"
 )]
 pub(crate) struct LipschitzArgs {
-    /// A configuration (.toml, .yaml, .yml or .json); with --text or --prompt a model: a folder, a .gguf file, or a Hub
-    /// name in the local cache
+    /// A configuration (.toml, .yaml, .yml or .json); with --text or --prompt a model: a folder, a .gguf file, or a name
+    /// on the Hub
     #[arg(value_name = "CONFIG|MODEL")]
     pub(crate) target: PathBuf,
     /// Prints JSON, as --format json
