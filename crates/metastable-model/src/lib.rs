@@ -30,6 +30,7 @@ pub mod surrogate;
 pub mod text;
 pub mod train;
 mod transformer;
+mod transpose;
 pub mod weights;
 
 pub use config::{Config, Family};

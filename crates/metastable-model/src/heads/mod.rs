@@ -29,12 +29,13 @@ pub(crate) fn heads(attention: &Attention) -> Result<Vec<Head>, ModelError> {
     let scale = 1.0 / (head_dim as f64).sqrt();
     let rows = |map: &Linear, first: usize, norm: Option<&Norm>, scale: f64| {
         let factor = |i: usize| scale * norm.map_or(1.0, |norm| f64::from(norm.gain()[i]));
-        Matrix::from_fn(head_dim, map.inputs(), |i, j| factor(i) * f64::from(map.row(first + i)[j]))
+        Matrix::from_fn(head_dim, map.inputs(), |i, j| factor(i) * f64::from(map.entry(first + i, j)))
     };
     let head = |head: usize| {
         let (first, shared) = (head * head_dim, attention.group(head) * head_dim);
-        let output =
-            Matrix::from_fn(attention.output.outputs(), head_dim, |i, j| f64::from(attention.output.row(i)[first + j]));
+        let output = Matrix::from_fn(attention.output.outputs(), head_dim, |i, j| {
+            f64::from(attention.output.entry(i, first + j))
+        });
         let query = rows(&attention.query, first, attention.query_norm.as_ref(), scale);
         let key = rows(&attention.key, shared, attention.key_norm.as_ref(), 1.0);
         Ok(Head::new(query, key, rows(&attention.value, shared, None, 1.0), Some(output))?)

@@ -59,7 +59,7 @@ impl Model {
     pub fn quantized(&self, scheme: Quantization) -> Self {
         let mut model = self.clone();
         for (_, _, map) in model.transformer_mut().maps_mut() {
-            let (mut weight, inputs) = (map.weight().to_vec(), map.inputs());
+            let (mut weight, inputs) = (map.rows().into_owned(), map.inputs());
             weight.par_chunks_mut(inputs).for_each(|row| row.chunks_mut(BLOCK).for_each(|block| scheme.round(block)));
             map.replace_weight(weight);
         }

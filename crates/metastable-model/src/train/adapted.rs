@@ -194,7 +194,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// W of a module in f64, rows of joined maps one below the other.
 fn weight(transformer: &Transformer, candidate: &Candidate) -> Result<Matrix, ModelError> {
     let maps = candidate.slots.iter().filter_map(|slot| transformer.blocks[candidate.block].map(*slot));
-    let values = maps.flat_map(|map| map.weight().iter().map(|x| f64::from(*x))).collect();
+    let rows: Vec<_> = maps.map(|map| map.rows()).collect();
+    let values = rows.iter().flat_map(|rows| rows.iter().map(|x| f64::from(*x))).collect();
     Ok(Matrix::new("weight", candidate.outputs, candidate.inputs, values)?)
 }
 
@@ -204,7 +205,7 @@ fn subtract(transformer: &mut Transformer, candidate: &Candidate, pair: &LowRank
     let mut rows = 0..product.rows();
     for slot in &candidate.slots {
         let Some(map) = transformer.blocks[candidate.block].map_mut(*slot) else { continue };
-        let (inputs, mut weight) = (map.inputs(), map.weight().to_vec());
+        let (inputs, mut weight) = (map.inputs(), map.rows().into_owned());
         for (row, i) in weight.chunks_exact_mut(inputs).zip(rows.by_ref()) {
             row.iter_mut().zip(product.row(i)).for_each(|(w, p)| *w = (f64::from(*w) - scale * p) as f32);
         }

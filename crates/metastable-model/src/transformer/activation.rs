@@ -1,12 +1,20 @@
 //! Nonlinearities of the feed-forward block.
 
 use super::exponential::gate;
+use super::widest::widest;
 use crate::config::Activation;
 
 /// Applies the nonlinearity to every entry.
 pub(crate) fn activate(activation: Activation, values: &mut [f32]) {
     match activation {
-        Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+        Activation::Gelu => widest(
+            #[inline(always)]
+            || {
+                for x in values {
+                    *x = gelu(*x);
+                }
+            },
+        ),
         Activation::GeluTanh => gate(values, gelu_tanh_slope),
         Activation::Silu => gate(values, |x| x),
         Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
@@ -18,7 +26,7 @@ pub(crate) fn activate(activation: Activation, values: &mut [f32]) {
 ///
 /// # References
 /// D. Hendrycks, K. Gimpel, "Gaussian error linear units", 2016, section 2 [2nd].
-#[inline]
+#[inline(always)]
 fn gelu(x: f32) -> f32 {
     let x = f64::from(x);
     (0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))) as f32
@@ -39,7 +47,7 @@ fn gelu_tanh_slope(x: f32) -> f32 {
 ///
 /// No table and no call, so loops over it become vector instructions. The coefficients are those of the rational
 /// minimax approximation in Eigen (`generic_fast_erf`) [code].
-#[inline]
+#[inline(always)]
 fn erf(x: f64) -> f64 {
     const P: [f64; 6] = [
         2.123_732_201_653_183_4e-6,
@@ -58,8 +66,11 @@ fn erf(x: f64) -> f64 {
         1.0,
     ];
     let square = x * x;
-    let numerator = P.iter().fold(0.0, |sum, c| sum * square + c);
-    let denominator = Q.iter().fold(0.0, |sum, c| sum * square + c);
+    let (mut numerator, mut denominator) = (0.0, 0.0);
+    for (p, q) in P.into_iter().zip(Q) {
+        numerator = numerator * square + p;
+        denominator = denominator * square + q;
+    }
     let inside = x * numerator / denominator;
     if x.abs() < 3.84 { inside } else { 1.0_f64.copysign(x) }
 }

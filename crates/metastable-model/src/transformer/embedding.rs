@@ -65,7 +65,7 @@ impl Embedding {
         let mut tokens = Vec::with_capacity(ids.len() * width);
         for (id, row) in ids.iter().zip(self.rows(ids)) {
             let start = tokens.len();
-            tokens.extend_from_slice(self.token.row(*id as usize));
+            tokens.extend_from_slice(&self.token.row(*id as usize));
             let token = &mut tokens[start..];
             if let Some(segment) = &self.segment {
                 token.iter_mut().zip(segment).for_each(|(x, s)| *x += s);

@@ -15,6 +15,7 @@ mod parts;
 pub(crate) mod reverse;
 pub(crate) mod rotation;
 pub(crate) mod surrogate;
+mod widest;
 
 use crate::checkpoint::Tensors;
 use crate::config::{Config, NormPlace, OutputHead, Position};

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::loss::{LANES, exponentials, largest};
 use super::real::Real;
-use super::widest::widest;
 use crate::product::{Destination, Strided, multiply};
+use crate::transformer::widest::widest;
 pub(crate) use fused::PointProducts;
 
 /// Heads and who sees whom: query head h looks at key and value head h / (heads / kv_heads).
@@ -200,7 +200,11 @@ fn softmax<T: Real>(row: &mut [T]) {
     let scale = T::ONE / total;
     widest(
         #[inline(always)]
-        || row.iter_mut().for_each(|weight| *weight *= scale),
+        || {
+            for weight in &mut *row {
+                *weight *= scale;
+            }
+        },
     );
 }
 
@@ -220,7 +224,9 @@ fn softmax_backward<T: Real>(p: &[T], s: &mut [T]) {
                 *sum += *p * *s;
             }
             let mean = sums.into_iter().fold(T::default(), |sum, lane| sum + lane);
-            s.iter_mut().zip(p).for_each(|(s, p)| *s = *p * (*s - mean));
+            for (s, p) in s.iter_mut().zip(p) {
+                *s = *p * (*s - mean);
+            }
         },
     );
 }

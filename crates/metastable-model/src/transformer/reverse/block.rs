@@ -16,10 +16,10 @@ use super::map::Map;
 use super::norm::FrozenNorm;
 use super::real::{Real, activation, each_activation};
 use super::turns::Turns;
-use super::widest::widest;
 use crate::config::{Activation, NormPlace};
 use crate::transformer::attention::Attention;
 use crate::transformer::block::Block;
+use crate::transformer::widest::widest;
 
 /// A block whose weights are frozen; see [`Block`] for the formulas.
 pub(crate) struct FrozenBlock<'a, T: Real> {
@@ -218,7 +218,9 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         } else {
             d_up.par_chunks_mut(ENTRIES).zip(saved.up.par_chunks(ENTRIES)).for_each(|(d, up)| {
                 each_activation!(self.activation, kind, {
-                    d.iter_mut().zip(up).for_each(|(d, up)| *d *= activation(kind, *up).1)
+                    for (d, up) in d.iter_mut().zip(up) {
+                        *d *= activation(kind, *up).1;
+                    }
                 });
             });
         }
@@ -318,15 +320,18 @@ impl<'a, T: Real> FrozenBlock<'a, T> {
         match gate {
             None => inner.par_chunks_mut(ENTRIES).zip(up.par_chunks(ENTRIES)).for_each(|(inner, up)| {
                 each_activation!(kind, kind, {
-                    inner.iter_mut().zip(up).for_each(|(inner, up)| *inner = activation(kind, *up).0)
+                    for (inner, up) in inner.iter_mut().zip(up) {
+                        *inner = activation(kind, *up).0;
+                    }
                 });
             }),
             Some(gate) => {
                 let inputs = up.par_chunks(ENTRIES).zip(gate.par_chunks(ENTRIES));
                 inner.par_chunks_mut(ENTRIES).zip(inputs).for_each(|(inner, (up, gate))| {
-                    let pairs = up.iter().zip(gate);
                     each_activation!(kind, kind, {
-                        inner.iter_mut().zip(pairs).for_each(|(inner, (up, g))| *inner = *up * activation(kind, *g).0)
+                        for ((inner, up), gate) in inner.iter_mut().zip(up).zip(gate) {
+                            *inner = *up * activation(kind, *gate).0;
+                        }
                     });
                 });
             }
@@ -366,7 +371,11 @@ fn add<T: Real>(x: &mut [T], y: &[T]) {
     x.par_chunks_mut(ENTRIES).zip(y.par_chunks(ENTRIES)).for_each(|(x, y)| {
         widest(
             #[inline(always)]
-            || x.iter_mut().zip(y).for_each(|(x, y)| *x += *y),
+            || {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x += *y;
+                }
+            },
         );
     });
 }

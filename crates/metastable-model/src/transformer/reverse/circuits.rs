@@ -97,5 +97,5 @@ fn stacked(attention: &Attention, head: usize) -> DMatrix<f64> {
 
 /// Entry (row, column) of a map's matrix.
 fn entry(map: &Linear, row: usize, column: usize) -> f64 {
-    f64::from(map.row(row)[column])
+    f64::from(map.entry(row, column))
 }

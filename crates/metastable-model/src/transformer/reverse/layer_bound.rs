@@ -71,8 +71,8 @@ fn head_norms<T: Real>(layer: &Layer<'_, T>, head: usize) -> Result<Vec<f64>, Dy
     let k = attention.head_dim;
     let (wide, narrow) = (attention.heads * k, attention.kv_heads * k);
     let (own, shared) = (head * k, attention.group(head) * k);
-    let output = Matrix::from_fn(attention.output.outputs(), k, |r, c| f64::from(attention.output.row(r)[own + c]));
-    let rows = |map: &Linear, first: usize| Matrix::from_fn(k, map.inputs(), |r, c| f64::from(map.row(first + r)[c]));
+    let output = Matrix::from_fn(attention.output.outputs(), k, |r, c| f64::from(attention.output.entry(r, own + c)));
+    let rows = |map: &Linear, first: usize| Matrix::from_fn(k, map.inputs(), |r, c| f64::from(map.entry(first + r, c)));
     let value = rows(&attention.value, shared);
     // Norms of tall products from small Gram matrices: ‖W V‖² = λ_max(Wᵀ W V Vᵀ), similar to a symmetric one.
     let gram = |m: &Matrix| m.multiply(&m.transpose());

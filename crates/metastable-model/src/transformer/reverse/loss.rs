@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::map::Map;
 use super::real::Real;
-use super::widest::widest;
 use crate::product::{Destination, Strided, multiply_on_all};
+use crate::transformer::widest::widest;
 
 /// A sum of negative log-likelihoods in f64.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -56,13 +56,15 @@ fn block<T: Real>(
 ) -> (Likelihood, Vec<T>) {
     let (hidden, n) = (map.inputs, labels.len());
     let rows: Vec<T> = labels.iter().flat_map(|(token, _)| &x[token * hidden..(token + 1) * hidden]).copied().collect();
-    let matrix = Strided::new(&map.weight, map.outputs, hidden, hidden);
+    let matrix = map.weight.matrix();
     scratch.resize(n * map.outputs, T::default());
     let rows = Strided::new(&rows, n, hidden, hidden);
     multiply_on_all(T::ONE, rows, matrix.transposed(), Destination::Overwrite, scratch);
     let one = |((_, label), scores): (&(usize, u32), &mut [T])| {
         if let Some(bias) = &map.bias {
-            scores.iter_mut().zip(bias.iter()).for_each(|(score, bias)| *score += *bias);
+            for (score, bias) in scores.iter_mut().zip(bias.iter()) {
+                *score += *bias;
+            }
         }
         softmax_loss(scores, *label as usize, T::from_f64(weight))
     };
@@ -94,7 +96,11 @@ pub(super) fn softmax_loss<T: Real>(scores: &mut [T], label: usize, weight: T) -
     let scale = weight * T::from_f64(1.0 / total);
     widest(
         #[inline(always)]
-        || scores.iter_mut().for_each(|score| *score *= scale),
+        || {
+            for score in &mut *scores {
+                *score *= scale;
+            }
+        },
     );
     scores[label] -= weight;
     (total.ln() - own, own == 0.0)
@@ -110,7 +116,9 @@ pub(super) fn largest<T: Real>(values: &[T]) -> T {
         #[inline(always)]
         || {
             for chunk in values.chunks(LANES) {
-                lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane = if *x > *lane { *x } else { *lane });
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane = if *x > *lane { *x } else { *lane };
+                }
             }
         },
     );

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::real::Real;
-use crate::linear::Linear;
+use crate::linear::{Linear, Stored};
 use crate::product::{Destination, Strided, multiply, multiply_on_all};
+use crate::transformer::widest::widest;
 
 /// y = W x + b with W [outputs, inputs].
 pub(crate) struct Map<'a, T: Real> {
-    pub(crate) weight: Cow<'a, [T]>,
+    pub(crate) weight: Stored<'a, T>,
     pub(crate) bias: Option<Cow<'a, [T]>>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
@@ -46,15 +47,11 @@ impl<'a, T: Real> Map<'a, T> {
     /// A map of the forward pass.
     pub(crate) fn of(linear: &'a Linear) -> Self {
         Self {
-            weight: T::share(linear.weight()),
+            weight: linear.stored(T::share),
             bias: linear.bias().map(T::share),
             inputs: linear.inputs(),
             outputs: linear.outputs(),
         }
-    }
-
-    fn weight(&self) -> Strided<'_, T> {
-        Strided::new(&self.weight, self.outputs, self.inputs, self.inputs)
     }
 
     /// Maps tokens `x` [n, inputs] to [n, outputs]. O(n·inputs·outputs), parallel over outputs.
@@ -67,12 +64,7 @@ impl<'a, T: Real> Map<'a, T> {
         y.par_chunks_mut(BLOCK * self.outputs).zip(x.par_chunks(BLOCK * self.inputs)).for_each(|(y, x)| {
             self.add_update(factors, x, y);
             for row in y.chunks_exact_mut(self.outputs) {
-                if let Some(c) = c {
-                    row.iter_mut().zip(c).for_each(|(y, c)| *y *= *c);
-                }
-                if let Some(bias) = &self.bias {
-                    row.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += *bias);
-                }
+                rescale_and_shift(row, c, self.bias.as_deref());
             }
         });
         y
@@ -83,7 +75,7 @@ impl<'a, T: Real> Map<'a, T> {
         let n = x.len() / self.inputs;
         let mut y = vec![T::default(); n * self.outputs];
         let rows = Strided::new(x, n, self.inputs, self.inputs);
-        multiply_on_all(T::ONE, rows, self.weight().transposed(), Destination::Overwrite, &mut y);
+        multiply_on_all(T::ONE, rows, self.weight.matrix().transposed(), Destination::Overwrite, &mut y);
         y
     }
 
@@ -137,7 +129,7 @@ impl<'a, T: Real> Map<'a, T> {
     /// dx += dy W.
     fn pull(&self, dy: &[T], dx: &mut [T]) {
         let rows = Strided::new(dy, dy.len() / self.outputs, self.outputs, self.outputs);
-        multiply_on_all(T::ONE, rows, self.weight(), Destination::Add, dx);
+        multiply_on_all(T::ONE, rows, self.weight.matrix(), Destination::Add, dx);
     }
 
     /// g_B += s·dyᵀ (x Aᵀ), g_A += (s·dy B)ᵀ x: parallel over rows of g_B and columns of g_A, whole sums in each.
@@ -187,6 +179,25 @@ impl<'a, T: Real> Map<'a, T> {
             dc.iter_mut().zip(&block).for_each(|(dc, sum)| *dc += *sum);
         }
     }
+}
+
+/// y ← c ⊙ y + b, where there are c and b.
+fn rescale_and_shift<T: Real>(y: &mut [T], c: Option<&[T]>, bias: Option<&[T]>) {
+    widest(
+        #[inline(always)]
+        || {
+            if let Some(c) = c {
+                for (y, c) in y.iter_mut().zip(c) {
+                    *y *= *c;
+                }
+            }
+            if let Some(bias) = bias {
+                for (y, bias) in y.iter_mut().zip(bias) {
+                    *y += *bias;
+                }
+            }
+        },
+    );
 }
 
 impl<T: Real> Factors<'_, T> {

@@ -12,6 +12,7 @@ pub(crate) mod adapters;
 mod attention;
 mod block;
 pub(crate) mod circuits;
+mod halves;
 mod head_products;
 mod layer;
 mod layer_bound;
@@ -26,7 +27,6 @@ mod spectral;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turns;
-mod widest;
 
 pub(crate) use adapters::{ModuleValues, Place, Places, Slot};
 #[cfg(doc)]

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::real::Real;
-use super::widest::widest;
 use crate::config::NormKind;
 use crate::transformer::norm::Norm;
+use crate::transformer::widest::widest;
 
 /// A frozen norm of tokens of one width.
 pub(crate) struct FrozenNorm<'a, T: Real> {

@@ -111,11 +111,8 @@ impl<'a, T: Real> Pass<'a, T> {
         }
     }
 
-    /// The loss of a batch, and, if `sums` is given, its gradients times `weight` added there.
-    ///
-    /// Time of a forward and, above the first adapted layer, about twice that; memory O(n·(hidden + intermediate)) a
-    /// layer above it.
-    pub(crate) fn run(
+    /// As [`run`](Self::run), of all sequences together.
+    pub(super) fn run_whole(
         &self,
         batch: &Ragged<'_>,
         places: &Places,
@@ -267,6 +264,11 @@ impl<'a, T: Real> Pass<'a, T> {
 }
 
 impl<T: Real> HeadValues<T> {
+    pub(super) fn zeros_like(&self) -> Self {
+        let zeros = |values: &[T]| vec![T::default(); values.len()];
+        Self { kind: self.kind, weight: zeros(&self.weight), bias: zeros(&self.bias) }
+    }
+
     fn scores(&self, pooled: &[T]) -> Vec<T> {
         let mut scores: Vec<T> = self.weight.chunks_exact(pooled.len()).map(|row| dot(row, pooled)).collect();
         scores.iter_mut().zip(&self.bias).for_each(|(score, bias)| *score += *bias);

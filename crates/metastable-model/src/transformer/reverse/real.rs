@@ -56,12 +56,15 @@ impl Real for f32 {
         /// Adding and subtracting 1.5·2^23 rounds to an integer without a call.
         const ROUND: f32 = 12_582_912.0;
         let y = (self * std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
-        let n = (y - 0.5 + ROUND) - ROUND;
+        let rounded = y - 0.5 + ROUND;
+        let n = rounded - ROUND;
         let r = y - n;
         let p = ((((0.001_877_576_8 * r + 0.008_989_34) * r + 0.055_826_318) * r + 0.240_153_62) * r + 0.693_153_1) * r
             + 0.999_999_9;
+        // n stands in the lowest bits of `rounded`: a conversion that saturates would go number by number.
+        let power = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
         // Exactly 0 below 2^-100: products with denormal numbers would be fifty times slower.
-        if y > -100.0 { p * f32::from_bits(((n as i32 + 127) as u32) << 23) } else { 0.0 }
+        if y < -100.0 { 0.0 } else { p * power }
     }
 
     /// Absolute error below 3e-7: 1e-7 of the formula, 2e-7 of the roundings of its alternating sum.
@@ -178,6 +181,7 @@ mod tests {
         }
         assert!((Real::exp(0.0_f32) - 1.0).abs() < 2e-7);
         assert_eq!([-70.0_f32, -1e30, f32::NEG_INFINITY].map(Real::exp), [0.0; 3]);
+        assert!(Real::exp(f32::NAN).is_nan(), "a NaN is not hidden");
     }
 
     #[test]

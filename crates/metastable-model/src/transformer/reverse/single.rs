@@ -255,8 +255,11 @@ pub(crate) fn projections<T: Real>(attention: &Attention, head: usize, tokens: &
 
 /// Rows `first..first + k` of an affine map at tokens, [n, k]; sums in f64.
 fn projected<T: Real>(map: &Linear, first: usize, k: usize, tokens: &[f64]) -> Vec<T> {
-    let rows: Vec<f64> = (first..first + k).flat_map(|i| map.row(i).iter().map(|w| f64::from(*w))).collect();
     let (d, n) = (map.inputs(), tokens.len() / map.inputs());
+    let mut rows: Vec<f64> = Vec::with_capacity(k * d);
+    for i in first..first + k {
+        rows.extend(map.row(i).iter().map(|w| f64::from(*w)));
+    }
     let mut out = vec![0.0; n * k];
     if let Some(bias) = map.bias() {
         let bias = &bias[first..first + k];

@@ -288,3 +288,48 @@ fn the_training_forward_is_the_forward() {
         assert!((found - expected).abs() < 1e-4 * expected, "{name}: {found} {expected}");
     }
 }
+
+#[test]
+fn two_halves_of_a_batch_add_to_the_whole() {
+    for (name, head) in [("roberta", Some(HeadKind::Pooler)), ("tiny-llama", None), ("tiny-gpt2", None)] {
+        let case = Case::new(name, false, true, head);
+        let pass = Pass::<f64>::of(case.model.transformer(), Keeps::Activations);
+        // Ragged, and more tokens than the least that is cut.
+        let batch: Vec<Vec<u32>> = (0..36).map(|k| ids(&case.model, k, 7 + k as usize % 4)).collect();
+        let flat = batch.concat();
+        assert!(flat.len() >= 256);
+        let labels: Vec<(usize, u32)> = (0..flat.len()).step_by(3).map(|at| (at, flat[at])).collect();
+        let classes: Vec<u32> = (0..36).map(|k| k % 3).collect();
+        let goal = match &case.head {
+            Some(head) => Goal::Classes { labels: &classes, head },
+            None => Goal::Tokens(&labels),
+        };
+        let run = |halves: bool| {
+            let mut modules: Vec<_> = case.modules.iter().map(ModuleValues::zeros_like).collect();
+            let mut head = case.head.as_ref().map(HeadValues::zeros_like);
+            let sums = Some(Sums { modules: &mut modules, head: head.as_mut() });
+            let batch = Ragged { sequences: batch.iter().map(Vec::as_slice).collect() };
+            let found = match halves {
+                true => pass.run(&batch, &case.places, &case.modules, &goal, 0.5, sums),
+                false => pass.run_whole(&batch, &case.places, &case.modules, &goal, 0.5, sums),
+            };
+            (found, modules, head)
+        };
+        let ((cut, cut_modules, cut_head), (whole, modules, head)) = (run(true), run(false));
+        assert_eq!(cut.correct, whole.correct, "{name}");
+        assert!((cut.sum - whole.sum).abs() < 1e-11 * whole.sum, "{name}: {} {}", cut.sum, whole.sum);
+        assert_ne!(cut_modules, modules, "{name}: another order of sums leaves its trace, so a cut was made");
+        // f64: roundings of 1e-16 along sums of some hundred numbers.
+        let close = |found: &[f64], expected: &[f64]| {
+            let largest = expected.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-11 * largest)
+        };
+        for (found, expected) in cut_modules.iter().zip(&modules) {
+            assert!(close(&found.a, &expected.a) && close(&found.b, &expected.b), "{name}");
+            assert!(close(found.row_factors.as_deref().unwrap_or(&[]), expected.row_factors.as_deref().unwrap_or(&[])));
+        }
+        if let (Some(found), Some(expected)) = (cut_head, head) {
+            assert!(close(&found.weight, &expected.weight) && close(&found.bias, &expected.bias), "{name}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ fn linear(outputs: usize, inputs: usize, seed: u32) -> Linear {
 }
 
 fn dense(map: &Linear) -> Matrix {
-    let entries = map.weight().iter().map(|w| f64::from(*w)).collect();
+    let entries = map.rows().iter().map(|w| f64::from(*w)).collect();
     Matrix::new("map", map.outputs(), map.inputs(), entries).unwrap()
 }
 

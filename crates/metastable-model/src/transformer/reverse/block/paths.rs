@@ -26,8 +26,8 @@ impl<T: Real> FrozenBlock<'_, T> {
         let n = y.len() / map.outputs;
         // Wᵀ y: what the messages of every head are paired with.
         let mut pulled = vec![T::default(); n * wide];
-        let weight = Strided::new(&map.weight, map.outputs, wide, wide);
-        multiply(T::ONE, Strided::new(y, n, map.outputs, map.outputs), weight, Destination::Overwrite, &mut pulled);
+        let rows = Strided::new(y, n, map.outputs, map.outputs);
+        multiply(T::ONE, rows, map.weight.matrix(), Destination::Overwrite, &mut pulled);
         let moved = self.moved_heads(saved, x, scene);
         let zeros = |like: &[T]| vec![T::default(); like.len()];
         let paths = [
@@ -81,8 +81,10 @@ impl<T: Real> FrozenBlock<'_, T> {
     /// its largest entries. O(hidden²·intermediate).
     pub(crate) fn feed_forward_upper(&self, saved: &Saved<T>) -> f64 {
         let norm = |slot| {
-            let map = self.map(slot);
-            spectral_norm_upper(&map.weight, map.outputs, map.inputs)
+            // Of W or of its transpose: they have one norm.
+            let weight = &self.map(slot).weight;
+            let [rows, columns] = weight.sides();
+            spectral_norm_upper(&weight.values, rows, columns)
         };
         let (kind, width) = (self.activation, self.map(Slot::FeedForwardIn).outputs);
         let (into, out) = (norm(Slot::FeedForwardIn), norm(Slot::FeedForwardOut));

@@ -1,7 +1,5 @@
 //! Jacobian products of a block and of its attention, with respect to the stream: forward mode beside the way back.
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 
 use super::{Adapters, ENTRIES, FrozenBlock, Gradients, Heads, Real, Saved, Scene, Slot, add};
@@ -131,7 +129,7 @@ impl<T: Real> FrozenBlock<'_, T> {
     /// W x, without the constant term.
     pub(super) fn linear(&self, slot: Slot, x: &[T]) -> Vec<T> {
         let map = self.map(slot);
-        let linear = Map { weight: Cow::Borrowed(&map.weight), bias: None, inputs: map.inputs, outputs: map.outputs };
+        let linear = Map { weight: map.weight.borrowed(), bias: None, inputs: map.inputs, outputs: map.outputs };
         linear.forward(None, x)
     }
 

@@ -39,7 +39,7 @@ fn with_only(model: &Model, head: usize) -> Model {
     let block = model.config().block_of(1);
     let k = model.config().head_dim;
     let output = &mut model.transformer_mut().blocks[block].attention.output;
-    let (mut weight, inputs) = (output.weight().to_vec(), output.inputs());
+    let (mut weight, inputs) = (output.rows().into_owned(), output.inputs());
     for row in weight.chunks_exact_mut(inputs) {
         row.iter_mut().enumerate().filter(|(c, _)| c / k != head).for_each(|(_, w)| *w = 0.0);
     }

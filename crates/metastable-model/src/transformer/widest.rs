@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// Runs a loop compiled for the machine's widest registers, as far as what it calls is inlined.
 #[inline(always)]
-pub(super) fn widest<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(Dispatched(work))
 }
 
