@@ -51,7 +51,8 @@ def field(peer, numbers, count, dim):
         @jax.jit
         def attention(x):
             rows = lambda q: jax.nn.softmax(BETA * (q @ x.T), axis=-1) @ x
-            return jax.lax.map(rows, x.reshape(count // ROWS, ROWS, dim)).reshape(count, dim)
+            chunk = min(ROWS, count)
+            return jax.lax.map(rows, x.reshape(count // chunk, chunk, dim)).reshape(count, dim)
         return tokens, lambda: attention(there).block_until_ready()
     import torch
 
