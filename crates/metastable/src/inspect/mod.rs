@@ -440,9 +440,11 @@ fn model_summary(summary: &Summary, config: &Config, provenance: &Provenance) ->
     }
 }
 
-/// The hash of the weights file, or of the list of hashes of its shards.
+/// The hash of the model's weights file, or of the list of hashes of its shards; what an adapter brings is none of them.
 fn weights_hash(provenance: &Provenance) -> String {
-    let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".gguf");
+    let is_weights = |name: &str| {
+        !name.starts_with(twin::ADAPTER_FILES) && (name.ends_with(".safetensors") || name.ends_with(".gguf"))
+    };
     let hashes = || provenance.inputs.iter().filter(|(name, _)| is_weights(name)).map(|(_, hash)| hash.as_str());
     match (hashes().next(), hashes().count()) {
         (Some(only), 1) => only.into(),

@@ -20,6 +20,9 @@ use crate::report::ClusterSummary;
 /// Exact W2 costs up to O(n³) a level.
 pub(super) const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
 
+/// What stands before the names of an adapter's files in a report's provenance.
+pub(super) const ADAPTER_FILES: &str = "adapter/";
+
 /// What a face asks about an adapter.
 #[derive(Debug, Clone)]
 pub struct AdapterRequest {
@@ -249,8 +252,8 @@ impl Adapted {
         let adapter = request.open(Strictness::Partial)?;
         let folder = adapter.folder();
         let names = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"];
-        let inside = names.iter().map(|name| (format!("adapter/{name}"), folder.join(name)));
-        let single = std::iter::once((format!("adapter/{}", name_of(folder)), folder.to_owned()));
+        let inside = names.iter().map(|name| (format!("{ADAPTER_FILES}{name}"), folder.join(name)));
+        let single = std::iter::once((format!("{ADAPTER_FILES}{}", name_of(folder)), folder.to_owned()));
         Ok(inside.chain(single).filter(|(_, file)| file.is_file()).collect())
     }
 }
