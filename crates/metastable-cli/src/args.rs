@@ -300,7 +300,7 @@ pub(crate) enum AdapterAction {
     },
     /// Writes the base model with the adapter merged in, after comparing logits
     Merge {
-        /// The base model's folder
+        /// The base model: a folder, a .gguf file (written as the F32 numbers it encodes), or a Hub name
         #[arg(value_name = "MODEL")]
         model: PathBuf,
         /// The adapter

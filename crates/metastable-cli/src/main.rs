@@ -43,7 +43,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lipschitz(args) => commands::lipschitz::run(args, &global, &mut progress),
         Command::Inspect(args) => commands::inspect::run(args, &global, &mut progress),
         Command::Adapter(args) => commands::adapter::run(args, &global, &mut progress),
-        Command::Finetune(args) => commands::finetune::run(&args, global.format, &mut progress),
+        Command::Finetune(args) => commands::finetune::run(&args, &global, &mut progress),
         Command::Logits(args) => commands::inspect::logits(&args, &global, &mut progress),
         Command::Render(args) => commands::render::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

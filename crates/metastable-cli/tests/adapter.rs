@@ -261,11 +261,28 @@ fn shards_of_every_type_are_merged_within_the_rounding_of_their_type() {
 }
 
 #[test]
-fn a_gguf_base_is_refused_with_the_way_out() {
+fn a_gguf_base_becomes_a_folder_with_the_adapter_merged_in() {
     let world = World::new();
     let (base, adapter) = (fixture("fixtures/tiny-llama.gguf"), fixture("golden/adapters/llama-dora"));
-    let expected = "expected a folder with config.json and safetensors, such as the checkpoint it was made of";
-    world.refuse(&["adapter", "merge", &base, &adapter, "merged"], 4, expected);
+    let report = json(&world, &["adapter", "merge", &base, &adapter, "merged", "--json"]);
+    assert!(report["error"].as_f64().unwrap() <= 1e-5 && report["change"].as_f64().unwrap() > 1e-2, "{report}");
+    assert_eq!((&report["dtypes"], &report["compared"]), (&serde_json::json!(["F32"]), &Value::from("logits")));
+    assert!(report["notes"].to_string().contains("F32 numbers they encode"), "{report}");
+    assert_eq!(world.names(), ["merged"], "nothing else remains");
+    let files: Vec<String> = world.files("merged").into_keys().collect();
+    assert_eq!(files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    // The words of the file, and the twin of the base are those of the merged folder.
+    world.succeed(&["inspect", "merged", "--prompt", "to be", "-o", "alone"]);
+    world.succeed(&["inspect", &base, "--adapter", &adapter, "--prompt", "to be", "-o", "twin"]);
+    let (alone, twin) = (world.report("alone"), world.report("twin"));
+    assert_eq!(alone["tokens"], twin["tokens"]);
+    let last = |report: &Value| report["adapter"]["layers"].as_array().unwrap().last().unwrap().clone();
+    let energies = alone["series"]["energy"].as_array().unwrap();
+    let (found, expected) = (energies.last().unwrap().as_f64().unwrap(), last(&twin)["energy"].as_f64().unwrap());
+    // Weights rounded to f32 once, in either order.
+    assert!((found / expected - 1.0).abs() < 1e-6, "{found} {expected}");
+    world.refuse(&["adapter", "merge", &base, &adapter, "merged"], 2, "expected an empty folder");
+    world.refuse(&["adapter", "merge", &base, &spam(), "other"], 4, "the adapter does not fit the model");
 }
 
 #[test]

@@ -211,6 +211,36 @@ fn every_level_has_a_surrogate_and_a_mean_field_prediction() {
 }
 
 #[test]
+fn a_text_of_more_tokens_than_dimensions_has_a_surrogate_too() {
+    let world = World::new();
+    let source = fixture("fixtures/tiny-llama");
+    std::fs::create_dir(world.path().join("long")).unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(format!("{source}/{file}"), world.path().join("long").join(file)).unwrap();
+    }
+    // Rotations go on for as long as one likes.
+    let config = std::fs::read_to_string(format!("{source}/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = json!(1024);
+    world.write("long/config.json", config.to_string());
+    let lines = (0..60).map(|i| format!("Speak {} to me, and {} again, my lord.\n", i % 7, i % 5));
+    world.write("text.txt", lines.collect::<String>());
+    world.succeed(&["inspect", "long", "--text", "text.txt", "--max-tokens", "600", "--layers", "0", "-o", "run"]);
+    let report = world.report("run");
+    assert_eq!(report["tokens"]["count"], 600);
+    for layer in &report["layers"].as_array().unwrap()[1..] {
+        let row = &layer["gaussian_surrogate"];
+        let values = ["one_block", "one_block_covariance", "composed", "moved", "spread"].map(|key| number(&row[key]));
+        assert!(values.iter().all(|value| value.is_finite() && *value > 0.0), "{row}");
+        // A block moves a cloud of tokens by less than a few of its radii, and so does its surrogate.
+        assert!(values[0] < 3.0 * values[4], "{row}");
+    }
+    let definitions = report["config"]["definitions"].to_string();
+    assert!(definitions.contains("gaussian_surrogate") && !definitions.contains("Left out"), "{definitions}");
+    assert!(report["warnings"].as_array().is_none_or(|list| list.iter().all(|w| !w.to_string().contains("surrogate"))));
+}
+
+#[test]
 fn a_page_of_an_adapter_has_a_row_for_every_module() {
     let world = World::new();
     let (model, adapter) = (fixture("fixtures/tiny-llama"), fixture("golden/adapters/llama-patterns"));

@@ -33,6 +33,14 @@ fn base_and_adapted_stand_side_by_side_in_every_file() {
         assert!(layers[2][key].is_number(), "{key}");
     }
     assert!(report["adapter"]["verdict"].as_str().unwrap().ends_with('.'));
+    // The model is the base, by its own hash; the adapter's files have theirs.
+    let inputs = &report["provenance"]["inputs"];
+    assert_eq!(report["model"]["sha256"], inputs["model.safetensors"]);
+    assert!(inputs["adapter/adapter_model.safetensors"].is_string(), "{inputs}");
+    // What the sweep found is said, and shown.
+    let bracket = &report["adapter"]["bifurcation"]["bracket"];
+    let said = if bracket.is_null() { "up to 2 times its scale" } else { "first change between" };
+    assert!(ended.stdout.contains(said) && ended.stdout.contains("last layer, at other scales"), "{}", ended.stdout);
     // The arrays are what the numbers were computed from.
     let tensors = world.tensors("run/hidden.safetensors");
     let floats = |name: &str| -> Vec<f32> {

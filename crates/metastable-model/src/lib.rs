@@ -13,6 +13,7 @@
 
 mod checkpoint;
 pub mod config;
+pub mod dequantized;
 pub mod doors;
 pub mod error;
 mod gguf;
@@ -34,6 +35,7 @@ mod transpose;
 pub mod weights;
 
 pub use config::{Config, Family};
+pub use dequantized::Dequantized;
 pub use error::{ModelError, ModelErrorKind};
 pub use heads::{DistancePoint, HeadSpectrum, Regime};
 pub use model::{Input, Model};

@@ -35,7 +35,8 @@ impl Model {
     /// full masks, m ↦ W V (m + Σ Kᵀ(Q m + b_q)/sqrt(k)) + b and Σ' = G Σ Gᵀ, G = I + Σ_h W_h V_h Σ K_hᵀ Q_h/sqrt(k)
     /// \[code, checked\]; rotations are averaged over the pairs that see each other, masks enter through that average
     /// alone. A norm divides by one scale for all tokens, and the feed-forward layer is the affine map with its mean and
-    /// its mean derivative \[derived\]. O(a few forward passes) and O(n³) a level for the distances.
+    /// its mean derivative \[derived\]. O(a few forward passes) and O(min(n, d)³) a level for the distances: a covariance
+    /// of more tokens than dimensions is kept as d rows.
     ///
     /// # Errors
     /// [`ModelError::Input`] if the states are not of this model; [`ModelError::Mathematics`] if a decomposition fails or

@@ -377,6 +377,9 @@ impl LabError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("paths in a configuration are relative to the configuration".into())
             }
+            Self::Write { file, source } if source.kind() == io::ErrorKind::StorageFull && is_download(file) => {
+                Some("free some space and run the same command again; HF_HOME says where downloads are kept".into())
+            }
             Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space and run the same command again, or choose another folder with -o".into())
             }
@@ -395,6 +398,11 @@ impl LabError {
             _ => None,
         }
     }
+}
+
+/// Whether a file is one that the Hub's cache was receiving.
+fn is_download(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "incomplete")
 }
 
 fn list_paths(paths: &[PathBuf]) -> String {

@@ -16,15 +16,17 @@ use crate::progress::Progress;
 /// Does what was asked with an adapter.
 pub(crate) fn run(args: AdapterArgs, global: &Global, progress: &mut Progress) -> Result<()> {
     let wanted = |json: bool| if json { OutputFormat::Json } else { global.format };
+    // What is missing is downloaded here; the jobs find it under its name.
     let mut have = |name: &Path, role: Role| {
         let found = fetch(name, role, global.offline, progress);
         progress.clear();
-        found
+        found.map(drop)
     };
     match args.action {
         AdapterAction::Info { input, base, output, overwrite } => {
-            let base = base.map(|base| have(&base, Role::Model)).transpose()?;
-            let adapter = have(&input.adapter, Role::Adapter)?;
+            base.as_ref().map_or(Ok(()), |base| have(base, Role::Model))?;
+            have(&input.adapter, Role::Adapter)?;
+            let adapter = input.adapter;
             let report = match output {
                 None => adapter::info(&adapter, base.as_deref())?,
                 Some(output) => {
@@ -34,16 +36,20 @@ pub(crate) fn run(args: AdapterArgs, global: &Global, progress: &mut Progress) -
             };
             info(&report, wanted(input.json))
         }
-        AdapterAction::Check(input) => check(&have(&input.adapter, Role::Adapter)?, wanted(input.json)),
+        AdapterAction::Check(input) => {
+            have(&input.adapter, Role::Adapter)?;
+            check(&input.adapter, wanted(input.json))
+        }
         AdapterAction::Compare { first, second, json } => {
-            compare(&have(&first, Role::Adapter)?, &have(&second, Role::Adapter)?, wanted(json))
+            [&first, &second].into_iter().try_for_each(|adapter| have(adapter, Role::Adapter))?;
+            compare(&first, &second, wanted(json))
         }
         AdapterAction::Rebalance { input, output, undo: true, .. } => {
             adapter::undo(&input, &output)?;
             Out::new().line(&output.display().to_string())
         }
         AdapterAction::Rebalance { input, output, allow_partial, json, .. } => {
-            let input = have(&input, Role::Adapter)?;
+            have(&input, Role::Adapter)?;
             let report = adapter::rebalance(&input, &output, strictness(allow_partial))?;
             let sentence = format!(
                 "largest product error {:.1e}, largest gap {:.1e}: {}",
@@ -52,13 +58,14 @@ pub(crate) fn run(args: AdapterArgs, global: &Global, progress: &mut Progress) -
             show_report(json!(report), &report.table()?, &[sentence], wanted(json))
         }
         AdapterAction::Merge { model, adapter, output, allow_partial, json } => {
-            let (model, adapter) = (have(&model, Role::Model)?, have(&adapter, Role::Adapter)?);
+            have(&model, Role::Model)?;
+            have(&adapter, Role::Adapter)?;
             let report = adapter::merge(&model, &adapter, &output, strictness(allow_partial))?;
             merged(&report, wanted(json))
         }
         AdapterAction::Convert { input, output, base, allow_partial, json } => {
-            let base = base.map(|base| have(&base, Role::Model)).transpose()?;
-            let input = have(&input, Role::Adapter)?;
+            base.as_ref().map_or(Ok(()), |base| have(base, Role::Model))?;
+            have(&input, Role::Adapter)?;
             let report = adapter::convert(&input, base.as_deref(), &output, strictness(allow_partial))?;
             match wanted(json) {
                 OutputFormat::Json => Out::new().json(&json!(report)),

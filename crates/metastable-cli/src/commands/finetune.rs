@@ -8,11 +8,11 @@ use metastable::table::{Column, Table};
 
 use super::show::{self, Out};
 use super::simulate::default_output;
-use crate::args::{FinetuneArgs, OutputFormat};
+use crate::args::{FinetuneArgs, Global, OutputFormat};
 use crate::progress::Progress;
 
 /// Trains an adapter, or with `--dry-run` only checks the configuration.
-pub(crate) fn run(args: &FinetuneArgs, format: OutputFormat, progress: &mut Progress) -> Result<()> {
+pub(crate) fn run(args: &FinetuneArgs, global: &Global, progress: &mut Progress) -> Result<()> {
     let mut out = Out::new();
     if args.dry_run {
         out.text(&to_toml(&finetune::load(&args.config, &args.overrides, args.seed)?)?)?;
@@ -25,11 +25,12 @@ pub(crate) fn run(args: &FinetuneArgs, format: OutputFormat, progress: &mut Prog
         seed: args.seed,
         output: output.clone(),
         existing: args.run.existing(),
+        offline: global.offline,
     };
     let report = finetune::run(&request, progress)?;
     progress.clear();
     let table = table(&report)?;
-    match format {
+    match global.format {
         OutputFormat::Json => out.json(&serde_json::json!({
             "title": report.title, "final_loss": report.final_loss, "eval_loss": report.eval_loss,
             "eval_accuracy": report.eval_accuracy, "base_eval_loss": report.base_eval_loss, "steps": report.steps,

@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use metastable::adapter::Strictness;
 use metastable::hub::{Role, fetch};
+use metastable::inspect::drift::LayerDrift;
 use metastable::inspect::export::{Idealised, IdealisedLevel};
-use metastable::inspect::report::InspectReport;
-use metastable::inspect::twin::{AdapterLayer, AdapterReport};
+use metastable::inspect::report::{ContentRow, InspectReport, LayerRow};
+use metastable::inspect::twin::{AdapterReport, SweepRow};
 use metastable::inspect::{
     self, AdapterRequest, DEFAULT_CLUSTER_RADIUS, HeadChoice, InspectRequest, TextSource, Threshold,
 };
@@ -23,7 +24,7 @@ pub(crate) fn run(args: InspectArgs, global: &Global, progress: &mut Progress) -
     let format = global.format;
     let thresholds = args.fail_if.iter().map(|text| Threshold::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let name = args.model.file_name().map_or("inspect".into(), |name| name.to_os_string());
-    let mut request = InspectRequest {
+    let request = InspectRequest {
         output: args.run.output.clone().unwrap_or_else(|| Path::new("runs").join(name)),
         existing: args.run.existing(),
         model: args.model,
@@ -40,8 +41,8 @@ pub(crate) fn run(args: InspectArgs, global: &Global, progress: &mut Progress) -
         }),
     };
     fetch(&request.model, Role::Model, global.offline, progress)?;
-    if let Some(request) = &mut request.adapter {
-        request.adapter = fetch(&request.adapter, Role::Adapter, global.offline, progress)?;
+    if let Some(request) = &request.adapter {
+        fetch(&request.adapter, Role::Adapter, global.offline, progress)?;
     }
     if request.text.is_none() {
         return weights_alone(&request, format, progress);
@@ -93,6 +94,10 @@ fn show_report(report: &InspectReport, request: &InspectRequest, format: OutputF
             if let Some(adapter) = &report.adapter {
                 out.line("")?;
                 out.text(&show::table(&adapter_layers(adapter)?))?;
+                if !adapter.scale_sweep.is_empty() {
+                    out.line("\nlast layer, at other scales of the adapter")?;
+                    out.text(&show::table(&scales(&adapter.scale_sweep)?))?;
+                }
             }
             if let Some(idealised) = &report.idealised {
                 out.line("")?;
@@ -109,7 +114,7 @@ fn idealised_levels(idealised: &Idealised) -> Result<Table> {
     let rows = &idealised.levels;
     let mut table = Table::new("idealised");
     let numbers = |pick: fn(&IdealisedLevel) -> Option<f64>| Column::Float(rows.iter().map(pick).collect());
-    table.push("layer", Column::Integer(rows.iter().map(|row| i64::try_from(row.index).unwrap_or(-1)).collect()))?;
+    table.push("layer", integers(rows.iter().map(|row| row.index)))?;
     table.push("time of the flow", numbers(|row| Some(row.time)))?;
     table.push("mean cosine", numbers(|row| row.mean_cosine))?;
     table.push("of the flow", numbers(|row| row.mean_cosine_flow))?;
@@ -118,17 +123,33 @@ fn idealised_levels(idealised: &Idealised) -> Result<Table> {
     Ok(table)
 }
 
+/// The last level at other scales of the adapter, and where the clouds part there.
+fn scales(rows: &[SweepRow]) -> Result<Table> {
+    let mut table = Table::new("scales");
+    table.push("factor", Column::numbers(rows.iter().map(|row| row.factor)))?;
+    table.push("shift", Column::numbers(rows.iter().map(|row| row.shift_relative)))?;
+    table.push("cosine", Column::numbers(rows.iter().map(|row| row.cosine)))?;
+    table.push("clusters", integers(rows.iter().map(|row| row.n_clusters)))?;
+    table.push("changed", integers(rows.iter().map(|row| row.clusters_changed)))?;
+    table.push("clouds part at layer", Column::Float(rows.iter().map(|row| row.departure.value).collect()))?;
+    Ok(table)
+}
+
+fn integers(values: impl Iterator<Item = usize>) -> Column {
+    Column::Integer(values.map(|value| i64::try_from(value).unwrap_or(i64::MAX)).collect())
+}
+
 fn adapter_layers(report: &AdapterReport) -> Result<Table> {
     let rows = &report.layers;
     let mut table = Table::new("adapter");
-    let counts = |pick: fn(&AdapterLayer) -> usize| {
-        Column::Integer(rows.iter().map(|row| i64::try_from(pick(row)).unwrap_or(i64::MAX)).collect())
-    };
+    let counts = |pick: fn(&LayerDrift) -> usize| integers(rows.iter().map(|row| pick(&row.drift)));
     table.push("layer", counts(|row| row.index))?;
-    table.push("shift", Column::numbers(rows.iter().map(|row| row.shift_relative)))?;
-    table.push("cosine", Column::numbers(rows.iter().map(|row| row.cosine)))?;
+    table.push("shift", Column::numbers(rows.iter().map(|row| row.drift.shift_relative)))?;
+    table.push("cosine", Column::numbers(rows.iter().map(|row| row.drift.cosine)))?;
     table.push("clusters", counts(|row| row.n_clusters))?;
     table.push("changed", counts(|row| row.clusters_changed))?;
+    table.push("born", counts(|row| row.clusters_born))?;
+    table.push("died", counts(|row| row.clusters_died))?;
     table.push("W2", Column::Float(rows.iter().map(|row| row.wasserstein2).collect()))?;
     table.push("energy change", Column::Float(rows.iter().map(|row| row.energy_change).collect()))?;
     Ok(table)
@@ -142,13 +163,20 @@ pub(crate) fn logits(args: &LogitsArgs, global: &Global, progress: &mut Progress
     Out::new().line(&args.output.display().to_string())
 }
 
+/// A row a level: all tokens, and those without special ones; in families with causal attention also without the first
+/// token, which it makes a sink.
 fn layers(report: &InspectReport) -> Result<Table> {
     let rows = &report.layers;
     let mut table = Table::new("layers");
-    table.push("layer", Column::Integer(rows.iter().map(|row| i64::try_from(row.index).unwrap_or(-1)).collect()))?;
+    let cosines = |pick: fn(&LayerRow) -> Option<&ContentRow>| {
+        Column::Float(rows.iter().map(|row| pick(row).and_then(|row| row.mean_cosine)).collect())
+    };
+    table.push("layer", integers(rows.iter().map(|row| row.index)))?;
     table.push("mean cosine", Column::Float(rows.iter().map(|row| row.mean_cosine).collect()))?;
-    let content = rows.iter().map(|row| row.without_special.as_ref().and_then(|row| row.mean_cosine)).collect();
-    table.push("without special", Column::Float(content))?;
+    table.push("without special", cosines(|row| row.without_special.as_ref()))?;
+    if rows.iter().any(|row| row.without_first.is_some()) {
+        table.push("without first", cosines(|row| row.without_first.as_ref()))?;
+    }
     table.push("clusters", Column::Float(rows.iter().map(|row| row.n_clusters).collect()))?;
     table.push("effective rank", Column::Float(rows.iter().map(|row| row.effective_rank).collect()))?;
     table.push("anisotropy", Column::Float(rows.iter().map(|row| row.anisotropy).collect()))?;

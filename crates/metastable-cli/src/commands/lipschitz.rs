@@ -25,6 +25,11 @@ pub(crate) fn run(args: LipschitzArgs, global: &Global, progress: &mut Progress)
     };
     if let Some(text) = text {
         fetch(&args.target, Role::Model, global.offline, progress)?;
+        let of = &args.model;
+        let others = of.against.iter().map(|model| (model, Role::Model));
+        for (name, role) in of.adapter.iter().map(|adapter| (adapter, Role::Adapter)).chain(others) {
+            fetch(name, role, global.offline, progress)?;
+        }
         let request = asked(args.target, text, args.model, args.seed);
         let report = smoothness::run(&request, progress)?;
         progress.clear();

@@ -57,8 +57,11 @@ pub(crate) fn table(table: &Table) -> String {
     format!("{}\n", shown.trim_fmt())
 }
 
-/// A number with more digits than eyes want, to six significant ones.
+/// A number with more digits than eyes want, to six significant ones; without the mark of a float where it is whole.
 fn short(cell: &str) -> String {
+    if let Some(whole) = cell.strip_suffix(".0").filter(|whole| whole.parse::<i64>().is_ok()) {
+        return whole.to_owned();
+    }
     match cell.parse::<f64>() {
         Ok(number) if cell.len() > 9 && number.is_finite() => {
             let magnitude = number.abs();
@@ -77,5 +80,9 @@ mod tests {
         assert_eq!(short("5.754637313212987"), "5.7546");
         assert_eq!(short("0.00000012345678"), "1.235e-7");
         assert_eq!(short("second-cluster time"), "second-cluster time");
+        assert_eq!(
+            (short("29.0"), short("-3.0"), short("0.5"), short("v1.0")),
+            ("29".into(), "-3".into(), "0.5".into(), "v1.0".into())
+        );
     }
 }

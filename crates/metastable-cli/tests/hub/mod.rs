@@ -172,3 +172,74 @@ fn adapters_have_names_too() {
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stderr.contains("this is an adapter"), "{ended:?}");
 }
+
+#[test]
+fn reports_show_names_and_never_where_the_cache_lies() {
+    let hubbed = Hubbed::new();
+    let files = |folder: &str| {
+        let folder = fixture(folder);
+        ["adapter_config.json", "adapter_model.safetensors"].map(|file| (file, fs::read(folder.join(file)).unwrap()))
+    };
+    hubbed.server.publish("org/dora", files("../golden/adapters/llama-dora").into());
+    hubbed.server.publish("org/gpt2-lora", files("../golden/adapters/gpt2-conv1d").into());
+    hubbed.server.publish("org/gpt2", model("tiny-gpt2"));
+    let cases: [&[&str]; 7] = [
+        &["inspect", "org/tiny", "--prompt", "to be", "--adapter", "org/dora", "-o", "twin", "--format", "json"],
+        &["adapter", "info", "org/dora", "--base", "org/tiny", "-o", "page", "--json"],
+        &["adapter", "info", "org/dora", "--json"],
+        &["adapter", "check", "org/dora", "--json"],
+        &["adapter", "compare", "org/dora", "org/dora", "--json"],
+        &["adapter", "rebalance", "org/gpt2-lora", "balanced", "--json"],
+        &["adapter", "merge", "org/gpt2", "org/gpt2-lora", "merged", "--json"],
+    ];
+    for case in cases {
+        // First with downloads, then from the cache alone: the same words.
+        let ended = hubbed.run(case);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{case:?}");
+        assert!(ended.stdout.contains("org/dora") || ended.stdout.contains("org/gpt2-lora"), "{case:?}: {ended:?}");
+        assert!(!ended.stdout.contains("snapshots"), "{case:?}: {ended:?}");
+    }
+    for report in ["twin/report.json", "twin/report.html", "twin/config.resolved.toml", "page/report.json"] {
+        let text = String::from_utf8(hubbed.world.read(report)).unwrap();
+        assert!(text.contains("org/dora") && !text.contains("snapshots"), "{report}");
+    }
+    assert!(hubbed.world.report("page")["title"].as_str().unwrap().starts_with("dora, "));
+    let inputs = &hubbed.world.report("page")["provenance"]["inputs"];
+    assert!(inputs["adapter_model.safetensors"].is_string(), "{inputs}");
+}
+
+#[test]
+fn a_model_is_trained_by_its_name_from_the_hub_and_then_from_the_cache() {
+    let hubbed = Hubbed::new();
+    let config = "model = \"org/tiny@main\"\n[data]\nfile = \"text.txt\"\ntask = \"causal_lm\"\nmax_seq_length = 32\n\
+                  [optimizer]\nmax_steps = 2\nbatch_size = 2\n[evaluation]\nevery = 2\n";
+    hubbed.world.write("run.toml", config);
+    hubbed.world.write("text.txt", (0..60).map(|i| format!("Speak {} to me again.\n", i % 7)).collect::<String>());
+    // Not yet there: where it was looked for, beside the config first, and what helps.
+    let ended = hubbed.run(&["--offline", "finetune", "run.toml", "-o", "run"]);
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.contains("looked for org/tiny@main, ") && ended.stderr.contains("refs/main"), "{ended:?}");
+    assert!(ended.stderr.contains("leave out --offline") && !hubbed.world.path().join("run").exists(), "{ended:?}");
+    assert_eq!(hubbed.server.asked(), []);
+    for (folder, flags) in [("run", &["finetune"][..]), ("again", &["--offline", "finetune"])] {
+        let ended = hubbed.run(&[flags, &["run.toml", "-o", folder, "--no-progress"]].concat());
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{folder}");
+        assert_eq!(hubbed.server.asked().is_empty(), folder == "again");
+    }
+    let weights = |folder: &str| hubbed.world.read(&format!("{folder}/adapter/adapter_model.safetensors"));
+    assert_eq!(weights("run"), weights("again"));
+    // PEFT loads a base by its repository; the report shows what was asked for, and the hashes of what was read.
+    let config = hubbed.world.read("run/adapter/adapter_config.json");
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "org/tiny");
+    let report = hubbed.world.report("run");
+    assert_eq!(report["config"]["model"], "org/tiny@main");
+    let expected = sha256(&fs::read(fixture("tiny-llama/model.safetensors")).unwrap());
+    assert_eq!(report["provenance"]["inputs"]["model.safetensors"], expected.as_str());
+    assert!(!report.to_string().contains("snapshots"));
+    // A folder beside the config is what its name says, whatever the Hub has.
+    fs::create_dir_all(hubbed.world.path().join("org/tiny@main")).unwrap();
+    let ended = hubbed.run(&["finetune", "run.toml", "-o", "third"]);
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.contains("org/tiny@main/config.json"), "{ended:?}");
+}

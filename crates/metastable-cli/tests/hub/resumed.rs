@@ -139,3 +139,32 @@ fn two_runs_at_once_download_once() {
     assert_eq!(ranges(&hubbed.server.asked()), [None]);
     assert_eq!(hubbed.world.read("x.safetensors"), hubbed.world.read("y.safetensors"));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_one_clear_error_and_what_arrived_is_continued() {
+    let hubbed = Hubbed::new();
+    // The weights have 862 kB; configuration and tokenizer come before them and find room.
+    let script = "mount -t tmpfs -o size=400k none disk && HF_HUB_OFFLINE=0 HF_HOME=disk HF_ENDPOINT=\"$HUB\" \
+                  \"$1\" logits org/tiny --ids 5,6,7 -o x.safetensors; code=$?; cp -a disk/. hf; exit $code";
+    let script = script.replace("$HUB", &hubbed.server.address);
+    let Some(ended) = crate::folders::in_a_namespace(&hubbed.world, &script) else { return };
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    assert!(lines[0].starts_with("error: disk/hub/models--org--tiny/blobs/") && lines.len() == 2, "{ended:?}");
+    assert!(lines[0].contains(".incomplete: cannot be written: no space left on the device"), "{ended:?}");
+    assert!(lines[1].starts_with("hint: free some space and run the same command again; HF_HOME"), "{ended:?}");
+    // No name points at a part of a file, and nothing says that the model is there.
+    assert!(!hubbed.world.path().join("x.safetensors").exists());
+    assert!(!hubbed.snapshot("org/tiny").join(WEIGHTS).exists());
+    assert!(!hubbed.cached("org/tiny").join("refs").exists());
+    let blobs = hubbed.blobs("org/tiny");
+    let parts: Vec<&String> = blobs.iter().filter(|name| name.ends_with(".incomplete")).collect();
+    assert!(parts.len() == 1 && !blobs.iter().any(|name| name.contains(".tmp")), "{blobs:?}");
+    // With room again, the rest is asked for and nothing else.
+    let length = fs::metadata(hubbed.cached("org/tiny").join("blobs").join(parts[0])).unwrap().len();
+    assert!(length > 0, "nothing arrived");
+    hubbed.server.asked();
+    hubbed.check_logits("org/tiny", "x.safetensors");
+    assert_eq!(ranges(&hubbed.server.asked()), [Some(format!("bytes={length}-"))]);
+}

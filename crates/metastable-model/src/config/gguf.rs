@@ -39,6 +39,12 @@ pub(crate) fn gguf_config(path: &Path, gguf: &Gguf<'_>) -> Result<Config, ModelE
     }
 }
 
+/// What the config.json of a GGUF file's model would say; null where the file is silent.
+pub(crate) fn written_in_gguf(gguf: &Gguf<'_>) -> Map<String, Value> {
+    let architecture = gguf.metadata.text("general.architecture").unwrap_or_default();
+    Written { gguf, architecture }.entries()
+}
+
 struct Written<'a> {
     gguf: &'a Gguf<'a>,
     architecture: &'a str,

@@ -16,7 +16,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::ModelError;
-pub(crate) use gguf::gguf_config;
+pub(crate) use gguf::{gguf_config, written_in_gguf};
 pub(crate) use keys::Keys;
 pub use rotary::{Rotary, RotaryScaling};
 

@@ -4,6 +4,7 @@ use metastable_dynamics::linalg::norm;
 use metastable_dynamics::{Head, Matrix};
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::error::ModelError;
 
@@ -12,7 +13,7 @@ use crate::error::ModelError;
 /// Both circuits are d × d of rank at most head_dim, and are never formed: with the thin QR factors Qᵀ = U₁R₁ and
 /// Kᵀ = U₂R₂ the singular values of QᵀK are those of the small core R₁R₂ᵀ, tr (QᵀK)² is that of (K Qᵀ)², and the nonzero
 /// eigenvalues of W V are those of V W.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HeadSpectrum {
     /// Singular values of QᵀK, largest first; Q carries the 1/sqrt(head_dim) of the scores.
@@ -58,7 +59,8 @@ pub struct HeadSpectrum {
 /// # References
 /// B. Geshkovski et al. 2305.05465, `l:3hyperplanes` for a good triple: λ_1 > 0 simple, all others smaller in modulus,
 /// <Qφ, Kφ> > 0 \[lean\]. The other names describe the eigenvalue; no theorem is claimed for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Regime {
     /// A good triple: rescaled tokens approach at most three parallel hyperplanes.
@@ -392,6 +394,14 @@ mod tests {
             let head = Head::new(query, key, value.clone(), Some(output.clone())).unwrap();
             let expected = if sign > 0.0 { Regime::Hyperplanes } else { Regime::TurnedAway };
             assert_eq!(HeadSpectrum::of(&head).unwrap().regime, expected);
+        }
+    }
+
+    #[test]
+    fn regimes_are_spelled_in_files_as_in_tables() {
+        let all = [Regime::Hyperplanes, Regime::TurnedAway, Regime::Rotating, Regime::Reversing, Regime::Undecided];
+        for regime in all {
+            assert_eq!(serde_json::to_value(regime).unwrap(), regime.name());
         }
     }
 }

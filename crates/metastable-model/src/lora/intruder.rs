@@ -1,11 +1,11 @@
 //! Intruder directions: leading directions of an adapted weight that the base weight does not have.
 
+use metastable_dynamics::linalg::dot;
 use metastable_dynamics::{DynamicsError, Matrix};
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, DVector};
 
 use super::adapter::{LoraModule, ModuleKind};
 use super::attach::module_name;
-use crate::config::Config;
 use crate::error::ModelError;
 use crate::names::{LayerParameter, Parameter, Part, Storage, spellings};
 use crate::weights::Weights;
@@ -55,8 +55,8 @@ impl Weights {
     /// of this model. Singular vectors of W are those of its thin decomposition: a direction outside its column space
     /// has cosine 0 to all.
     ///
-    /// Reads the module's weight and nothing else. Two dense decompositions in f64: O(out·in·min(out, in)) time,
-    /// O(out·in) memory.
+    /// Reads the module's weight and nothing else. Two dense decompositions in f64, one after the other:
+    /// O(out·in·min(out, in)) time, memory for four matrices of the weight's size, see [`LoraModule::judging_bytes`].
     ///
     /// # Errors
     /// [`ModelError::AdapterMismatch`] for an update of another shape; [`ModelError::Tensor`];
@@ -70,7 +70,7 @@ impl Weights {
         rule: IntruderRule,
     ) -> Result<Option<Vec<LeadingDirection>>, ModelError> {
         match self.weight_of(module)? {
-            Some(base) => leading_directions(&base, module, rule).map(Some),
+            Some(base) => leading_directions(base, module, rule).map(Some),
             None => Ok(None),
         }
     }
@@ -83,8 +83,8 @@ impl Weights {
         }
         parts.sort_by_key(|(index, ..)| *index);
         let config = self.config();
-        let inputs = map_shape(config, parts[0].2)[1];
-        let outputs = parts.iter().map(|(_, _, of)| map_shape(config, *of)[0]).sum();
+        let inputs = parts[0].2.shape(config)[1];
+        let outputs = parts.iter().map(|(_, _, of)| of.shape(config)[0]).sum();
         if module.shape() != [outputs, inputs] {
             return Err(ModelError::AdapterMismatch {
                 module: module.name.clone(),
@@ -95,7 +95,7 @@ impl Weights {
         let mut values = Vec::with_capacity(outputs * inputs);
         for (_, layer, of) in parts {
             let taken =
-                self.checkpoint().tensors().take(Parameter::Layer(layer, of, Part::Weight), &map_shape(config, of))?;
+                self.checkpoint().tensors().take(Parameter::Layer(layer, of, Part::Weight), &of.shape(config))?;
             values.extend(taken.into_iter().map(f64::from));
         }
         Ok(Some(Matrix::new(&module.name, outputs, inputs, values)?))
@@ -117,38 +117,38 @@ impl Weights {
     }
 }
 
-/// [outputs, inputs] of a map of a block.
-fn map_shape(config: &Config, of: LayerParameter) -> [usize; 2] {
-    let (hidden, inner) = (config.hidden, config.intermediate);
-    match of {
-        LayerParameter::Query => [config.heads * config.head_dim, hidden],
-        LayerParameter::Key | LayerParameter::Value => [config.kv_heads * config.head_dim, hidden],
-        LayerParameter::AttentionOutput => [hidden, config.heads * config.head_dim],
-        LayerParameter::FeedForwardOut => [hidden, inner],
-        _ => [inner, hidden],
+impl LoraModule {
+    /// About how much memory [`Weights::leading_directions`] takes for this module: the weight and its decomposition, before
+    /// and after, in f64.
+    pub fn judging_bytes(&self) -> usize {
+        let [out, inputs] = self.shape();
+        4 * size_of::<f64>() * out * inputs
     }
 }
 
 fn leading_directions(
-    base: &Matrix,
+    base: Matrix,
     module: &LoraModule,
     rule: IntruderRule,
 ) -> Result<Vec<LeadingDirection>, ModelError> {
-    let before = left_vectors(base)?;
-    let after = left_vectors(&changed(base, module)?)?;
-    let row = |(singular_value, vector): &(f64, Vec<f64>)| {
-        let cosine = |(_, other): &(f64, Vec<f64>)| vector.iter().zip(other).map(|(x, y)| x * y).sum::<f64>().abs();
-        let largest_cosine = before.iter().map(cosine).fold(0.0, f64::max);
-        LeadingDirection { singular_value: *singular_value, largest_cosine, intruder: largest_cosine < rule.threshold }
+    let before = LeftVectors::of(base.clone())?;
+    let after = LeftVectors::of(changed(base, module)?)?;
+    let row = |(singular_value, k): (f64, usize)| {
+        let largest_cosine = (&before.rows * after.rows.row(k).transpose()).amax();
+        LeadingDirection { singular_value, largest_cosine, intruder: largest_cosine < rule.threshold }
     };
-    Ok(after.iter().take(rule.leading).map(row).collect())
+    Ok(after.leading(rule.leading).into_iter().map(row).collect())
 }
 
 /// W + scale·B A, rows rescaled to DoRA's magnitudes.
-fn changed(base: &Matrix, module: &LoraModule) -> Result<Matrix, ModelError> {
+fn changed(base: Matrix, module: &LoraModule) -> Result<Matrix, ModelError> {
     let a = Matrix::new("lora_A", module.a.rows, module.a.columns, module.a.to_f64())?;
     let b = Matrix::new("lora_B", module.b.rows, module.b.columns, module.b.to_f64())?;
-    let sum = base.add_scaled(module.scale, &b.multiply(&a));
+    // Columns of A side by side: B A is never a matrix of its own.
+    let a = a.transpose();
+    let update = |i: usize, j: usize| module.scale * dot(b.row(i), a.row(j));
+    let sum = Matrix::from_fn(base.rows(), base.columns(), |i, j| base.at(i, j) + update(i, j));
+    drop(base);
     let Some(magnitude) = &module.magnitude else { return Ok(sum) };
     let factors: Vec<f64> = (0..sum.rows())
         .map(|i| {
@@ -159,16 +159,30 @@ fn changed(base: &Matrix, module: &LoraModule) -> Result<Matrix, ModelError> {
     Ok(Matrix::from_fn(sum.rows(), sum.columns(), |i, j| factors[i] * sum.at(i, j)))
 }
 
-/// Singular values and left singular vectors of the thin decomposition, largest value first.
-fn left_vectors(matrix: &Matrix) -> Result<Vec<(f64, Vec<f64>)>, ModelError> {
-    // Row-major values read column by column are the transpose V Σ Uᵀ: the rows of its last factor are wanted.
-    let transposed = DMatrix::from_column_slice(matrix.columns(), matrix.rows(), matrix.as_slice());
-    let svd = transposed.try_svd(false, true, f64::EPSILON, MOST_SWEEPS);
-    let failed = || DynamicsError::Decomposition { name: "weight".into(), what: "singular value decomposition" };
-    let (values, rows) = svd.and_then(|svd| Some((svd.singular_values, svd.v_t?))).ok_or_else(failed)?;
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|x, y| values[*y].total_cmp(&values[*x]));
-    Ok(order.into_iter().map(|k| (values[k], rows.row(k).iter().copied().collect())).collect())
+/// Singular values and left singular vectors of a thin decomposition, in the library's order.
+struct LeftVectors {
+    values: DVector<f64>,
+    /// A vector a row.
+    rows: DMatrix<f64>,
+}
+
+impl LeftVectors {
+    fn of(matrix: Matrix) -> Result<Self, ModelError> {
+        // Row-major values read column by column are the transpose V Σ Uᵀ: the rows of its last factor are wanted.
+        let transposed = DMatrix::from_column_slice(matrix.columns(), matrix.rows(), matrix.as_slice());
+        drop(matrix);
+        let svd = transposed.try_svd(false, true, f64::EPSILON, MOST_SWEEPS);
+        let failed = || DynamicsError::Decomposition { name: "weight".into(), what: "singular value decomposition" };
+        let (values, rows) = svd.and_then(|svd| Some((svd.singular_values, svd.v_t?))).ok_or_else(failed)?;
+        Ok(Self { values, rows })
+    }
+
+    /// The largest singular values and the rows of their vectors.
+    fn leading(&self, count: usize) -> Vec<(f64, usize)> {
+        let mut order: Vec<usize> = (0..self.values.len()).collect();
+        order.sort_by(|x, y| self.values[*y].total_cmp(&self.values[*x]));
+        order.into_iter().take(count).map(|k| (self.values[k], k)).collect()
+    }
 }
 
 /// Iterations that a decomposition may take.
@@ -194,13 +208,13 @@ mod tests {
         let rule = IntruderRule { leading: 2, threshold: 0.5 };
         // Left singular vectors of the base are the axes. 1000 (1, 1, 1, 1, 1) e_1ᵀ dwarfs it: |cos| = 1/sqrt(5).
         let spread = module(5, 5, vec![1000.0; 5], vec![1.0, 0.0, 0.0, 0.0, 0.0]);
-        let found = leading_directions(&diagonal(5, 5), &spread, rule).unwrap();
+        let found = leading_directions(diagonal(5, 5), &spread, rule).unwrap();
         // Of relative size 5/1000, the base turns the vector by as much.
         assert!((found[0].largest_cosine - 0.2_f64.sqrt()).abs() < 5e-3 && found[0].intruder, "{found:?}");
         // The second direction is the base's again: orthogonal to (1, 1, 1, 1, 1), near the second axis.
         assert!(found[1].largest_cosine > 0.5 && !found[1].intruder, "{found:?}");
         let axis = module(5, 5, vec![0.0, 0.0, 1000.0, 0.0, 0.0], vec![0.0, 0.0, 1.0, 0.0, 0.0]);
-        let found = leading_directions(&diagonal(5, 5), &axis, rule).unwrap();
+        let found = leading_directions(diagonal(5, 5), &axis, rule).unwrap();
         assert!((found[0].singular_value - 1003.0).abs() < 1e-9 && (found[0].largest_cosine - 1.0).abs() < 1e-12);
         assert_eq!(found.iter().filter(|direction| direction.intruder).count(), 0);
     }
@@ -208,7 +222,7 @@ mod tests {
     #[test]
     fn a_direction_outside_the_column_space_has_cosine_zero() {
         let outside = module(6, 3, vec![0.0, 0.0, 0.0, 0.0, 0.0, 9.0], vec![1.0, 0.0, 0.0]);
-        let found = leading_directions(&diagonal(6, 3), &outside, IntruderRule::default()).unwrap();
+        let found = leading_directions(diagonal(6, 3), &outside, IntruderRule::default()).unwrap();
         assert_eq!(found.len(), 3, "no more than a thin decomposition has");
         // Columns 5 e_1 + 9 e_6, 4 e_2, 3 e_3: the leading vector is (5 e_1 + 9 e_6)/sqrt(106).
         assert!((found[0].largest_cosine - 5.0 / 106.0_f64.sqrt()).abs() < 1e-12, "{found:?}");
@@ -219,7 +233,7 @@ mod tests {
     fn nothing_intrudes_where_nothing_changes() {
         let nothing = module(4, 6, vec![0.0; 4], vec![1.0; 6]);
         let base = Matrix::from_fn(4, 6, |i, j| ((7 * i + 3 * j) as f64).sin());
-        let found = leading_directions(&base, &nothing, IntruderRule::default()).unwrap();
+        let found = leading_directions(base, &nothing, IntruderRule::default()).unwrap();
         assert!(found.iter().all(|direction| (direction.largest_cosine - 1.0).abs() < 1e-12), "{found:?}");
     }
 
@@ -230,14 +244,14 @@ mod tests {
         let factor = |seed, count| (0..count).map(|k| noise(seed, k)).collect::<Vec<_>>();
         let update = module(out, inputs, factor(1.0, out * 2), factor(2.0, inputs * 2));
         let base = Matrix::from_fn(out, inputs, |i, j| f64::from(noise(3.0, i * inputs + j)));
-        let found = leading_directions(&base, &update, IntruderRule { leading: 4, threshold: 0.8 }).unwrap();
+        let found = leading_directions(base.clone(), &update, IntruderRule { leading: 4, threshold: 0.8 }).unwrap();
         // Another way to the same: eigenvectors of W Wᵀ, columns in increasing order.
         let gram = |m: &Matrix| {
             let product = m.multiply(&m.transpose());
             Matrix::from_fn(out, out, |i, j| 0.5 * (product.at(i, j) + product.at(j, i))).symmetric_eigen().unwrap()
         };
         let (_, before) = gram(&base);
-        let (values, after) = gram(&changed(&base, &update).unwrap());
+        let (values, after) = gram(&changed(base, &update).unwrap());
         for (rank, direction) in found.iter().enumerate() {
             let column = out - 1 - rank;
             let cosine = |k: usize| (0..out).map(|i| before.at(i, k) * after.at(i, column)).sum::<f64>().abs();

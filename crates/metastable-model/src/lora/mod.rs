@@ -26,6 +26,8 @@ mod write;
 
 use crate::error::ModelError;
 
+pub(crate) use tensor_file::{NewTensor, f32_bytes, write as write_tensors};
+
 pub use adapter::{Adapter, Factor, Layout, LoraModule, ModuleKind, Strictness, Survey, WholeTensor};
 pub use attach::Adapted;
 pub use finding::{Code, Finding, Severity};

@@ -97,11 +97,11 @@ pub(super) struct TensorFile {
 
 /// A tensor to be written.
 #[derive(Debug, Clone)]
-pub(super) struct NewTensor<'a> {
-    pub(super) name: &'a str,
-    pub(super) dtype: Dtype,
-    pub(super) shape: &'a [usize],
-    pub(super) bytes: &'a [u8],
+pub(crate) struct NewTensor<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
 }
 
 /// Name of the header entry that is no tensor.
@@ -187,7 +187,7 @@ impl TensorFile {
 }
 
 /// The bytes of a safetensors file with its tensors in the order given. O(size).
-pub(super) fn write(metadata: &[(String, Value)], tensors: &[NewTensor<'_>]) -> Vec<u8> {
+pub(crate) fn write(metadata: &[(String, Value)], tensors: &[NewTensor<'_>]) -> Vec<u8> {
     let mut header = Map::new();
     if !metadata.is_empty() {
         header.insert(METADATA.into(), Value::Object(metadata.iter().cloned().collect()));
@@ -209,7 +209,7 @@ pub(super) fn write(metadata: &[(String, Value)], tensors: &[NewTensor<'_>]) -> 
 }
 
 /// Little-endian bytes of f32 numbers.
-pub(super) fn f32_bytes(values: &[f32]) -> Vec<u8> {
+pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 

@@ -62,6 +62,37 @@ pub(crate) enum LayerParameter {
     FeedForwardNorm,
 }
 
+impl LayerParameter {
+    /// All of them, in the order in which a block uses them.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::AttentionNorm,
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::QueryNorm,
+        Self::KeyNorm,
+        Self::AttentionOutput,
+        Self::FeedForwardNorm,
+        Self::FeedForwardGate,
+        Self::FeedForwardIn,
+        Self::FeedForwardOut,
+    ];
+
+    /// The shape of its matrix, [outputs, inputs], or of a norm's gain.
+    pub(crate) fn shape(self, config: &Config) -> Vec<usize> {
+        let (hidden, inner) = (config.hidden, config.intermediate);
+        match self {
+            Self::Query => vec![config.heads * config.head_dim, hidden],
+            Self::Key | Self::Value => vec![config.kv_heads * config.head_dim, hidden],
+            Self::AttentionOutput => vec![hidden, config.heads * config.head_dim],
+            Self::FeedForwardIn | Self::FeedForwardGate => vec![inner, hidden],
+            Self::FeedForwardOut => vec![hidden, inner],
+            Self::QueryNorm | Self::KeyNorm => vec![config.head_dim],
+            Self::AttentionNorm | Self::FeedForwardNorm => vec![hidden],
+        }
+    }
+}
+
 /// The map, norm or constant of a task's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadParameter {

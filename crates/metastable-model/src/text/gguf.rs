@@ -23,10 +23,10 @@ const QWEN2_SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// What the metadata lacks: (expected, found).
-type Lacks = (&'static str, String);
+pub(crate) type Lacks = (&'static str, String);
 
 /// A tokenizer.json; otherwise what the metadata lacks.
-pub(super) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, Lacks> {
+pub(crate) fn tokenizer_json(metadata: &Metadata<'_>) -> Result<Value, Lacks> {
     match metadata.text("tokenizer.ggml.model") {
         Some("gpt2") => byte_level_json(metadata),
         Some("llama") => sentencepiece_json(metadata),

@@ -12,6 +12,7 @@ use crate::config::read_bounded;
 use crate::error::ModelError;
 use crate::gguf::Gguf;
 use crate::mapped::map;
+pub(crate) use gguf::tokenizer_json as gguf_tokenizer;
 use guard::guarded;
 
 /// A model's tokenizer, with padding and truncation of its file switched off.

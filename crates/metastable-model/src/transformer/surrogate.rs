@@ -23,14 +23,33 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// The empirical moments of tokens [n, d]: l_i = (x_i - mean)/sqrt(n).
+    /// The empirical moments of tokens [n, d], with min(n, d) rows. O(n d min(n, d)).
     pub(crate) fn of(tokens: &[f32], d: usize) -> Self {
+        Self::of_every_token(tokens, d).compressed()
+    }
+
+    /// The same, a row a token: l_i = (x_i - mean)/sqrt(n).
+    fn of_every_token(tokens: &[f32], d: usize) -> Self {
         let n = tokens.len() / d;
         let mean: Vec<f64> =
             (0..d).map(|j| tokens[j..].iter().step_by(d).map(|x| f64::from(*x)).sum::<f64>() / n as f64).collect();
         let scale = 1.0 / (n as f64).sqrt();
         let factor = tokens.iter().enumerate().map(|(r, x)| (scale * (f64::from(*x) - mean[r % d])) as f32).collect();
         Self { mean: mean.iter().map(|m| *m as f32).collect(), factor }
+    }
+
+    /// The same covariance in at most d rows: what becomes of moments depends on Σ alone, not on its factor.
+    fn compressed(self) -> Self {
+        let d = self.mean.len();
+        let rows = self.factor.len() / d;
+        if rows <= d {
+            return self;
+        }
+        let wide: Vec<f64> = self.factor.iter().map(|x| f64::from(*x)).collect();
+        let mut covariance = vec![0.0; d * d];
+        let view = Strided::new(&wide, rows, d, d);
+        multiply(1.0, view.transposed(), view, Destination::Overwrite, &mut covariance);
+        Self { factor: square_root(&covariance, d).iter().map(|x| *x as f32).collect(), ..self }
     }
 
     fn through(&self, map: &Linear) -> Self {
@@ -41,6 +60,31 @@ impl Moments {
         self.mean.iter_mut().zip(&other.mean).for_each(|(x, y)| *x += y);
         self.factor.iter_mut().zip(&other.factor).for_each(|(x, y)| *x += y);
     }
+}
+
+/// Rows l_r [rank, d] with Σ_r l_r l_rᵀ = `covariance` up to d·2^-52 of its trace, where f32 leaves 2^-24: Cholesky's
+/// factor, the largest remaining diagonal entry first, which needs no inverse of a small one. O(d² rank).
+fn square_root(covariance: &[f64], d: usize) -> Vec<f64> {
+    let mut left: Vec<f64> = covariance.iter().step_by(d + 1).copied().collect();
+    let negligible = d as f64 * f64::EPSILON * left.iter().sum::<f64>();
+    let mut rows: Vec<f64> = Vec::new();
+    for _ in 0..d {
+        let pivot = (0..d).fold(0, |best, j| if left[j] > left[best] { j } else { best });
+        if left[pivot] <= negligible {
+            break;
+        }
+        let mut row = covariance[pivot * d..(pivot + 1) * d].to_vec();
+        for earlier in rows.chunks_exact(d) {
+            row.iter_mut().zip(earlier).for_each(|(x, l)| *x -= earlier[pivot] * l);
+        }
+        let root = left[pivot].sqrt();
+        row.iter_mut().for_each(|x| *x /= root);
+        left.iter_mut().zip(&row).for_each(|(left, x)| *left -= x * x);
+        left[pivot] = 0.0;
+        rows.extend(row);
+    }
+    // A cloud that is one point has no direction, but a matrix has a row.
+    if rows.is_empty() { vec![0.0; d] } else { rows }
 }
 
 /// W x for rows x, the constant left out.
@@ -107,27 +151,34 @@ struct MeanTurn {
 }
 
 impl MeanTurn {
-    /// O(n²·head_dim).
+    /// The angles of the keys that a query sees are those of a range, so running sums are enough. O(n·head_dim).
     fn of(attention: &Attention, scene: &Scene<'_>) -> Self {
         let Some(rotation) = scene.rotation else { return Self { pairs: None } };
-        let pairs = attention.head_dim / 2;
-        let mut sums = vec![(0.0_f64, 0.0_f64); pairs];
-        let mut count = 0.0;
+        let (n, pairs) = (scene.keep.len(), attention.head_dim / 2);
+        let kept = |position: usize| if scene.keep[position] { 1.0 } else { 0.0 };
         let at = |position: usize, pair: usize| {
             let place = position * pairs + pair;
             (f64::from(rotation.cosines()[place]), f64::from(rotation.sines()[place]))
         };
-        for i in (0..scene.keep.len()).filter(|i| scene.keep[*i]) {
-            for j in scene.visible(i).filter(|j| scene.keep[*j]) {
-                count += 1.0;
-                for (pair, sum) in sums.iter_mut().enumerate() {
-                    let ((a, b), (c, s)) = (at(i, pair), at(j, pair));
-                    sum.0 += a * c + b * s;
-                    sum.1 += a * s - b * c;
-                }
+        let mean = |pair: usize| {
+            let mut before = vec![[0.0_f64; 3]];
+            for j in 0..n {
+                let ((c, s), weight) = (at(j, pair), kept(j));
+                let [count, cosines, sines] = before[j];
+                before.push([count + weight, cosines + weight * c, sines + weight * s]);
             }
-        }
-        Self { pairs: Some(sums.iter().map(|(c, s)| ((c / count) as f32, (s / count) as f32)).collect()) }
+            let [mut count, mut cosine, mut sine] = [0.0; 3];
+            for i in (0..n).filter(|i| scene.keep[*i]) {
+                let seen = scene.visible(i);
+                let [m, c, s] = [0, 1, 2].map(|k| before[seen.end][k] - before[seen.start][k]);
+                let (a, b) = at(i, pair);
+                count += m;
+                cosine += a * c + b * s;
+                sine += a * s - b * c;
+            }
+            ((cosine / count) as f32, (sine / count) as f32)
+        };
+        Self { pairs: Some((0..pairs).map(mean).collect()) }
     }
 
     /// Turns keys [rows, width].

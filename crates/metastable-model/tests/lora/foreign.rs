@@ -43,6 +43,9 @@ fn mlx_factors_that_were_not_transposed_are_noticed() {
     let folder = mlx(&[3, 5], &[4, 3], mlx_config());
     let survey = Adapter::survey(folder.path()).unwrap();
     assert!(survey.findings[0].message.contains("not transposed"), "{:?}", survey.findings);
+    // Of a square weight the product would fit, and be another function.
+    let error = Adapter::open(mlx(&[3, 5], &[5, 3], mlx_config()).path(), Strictness::Closed).unwrap_err().to_string();
+    assert!(error.contains("expected [in, 3], found [3, 5]"), "{error}");
     let mut config = mlx_config();
     config["lora_parameters"]["scale"] = json!(0);
     let error = Adapter::survey(mlx(&[5, 3], &[3, 4], config).path()).unwrap_err().to_string();

@@ -237,6 +237,30 @@ fn settings_that_change_the_meaning_are_refused() {
 }
 
 #[test]
+fn a_scale_that_is_not_finite_is_refused() {
+    // JSON has no infinity; a number beyond all floats is the way to write one.
+    let folder = World::new().write();
+    let config = folder.path().join("adapter_config.json");
+    for (key, text) in [("lora_alpha", "1e999"), ("lora_alpha", "NaN"), ("alpha_pattern", r#"{"q_proj": -1e999}"#)] {
+        fs::write(&config, format!(r#"{{"peft_type": "LORA", "r": 3, "{key}": {text}}}"#)).unwrap();
+        let error = Adapter::survey(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("adapter_config.json: expected "), "{key} = {text}: {error}");
+    }
+}
+
+#[test]
+fn patterns_that_both_fit_a_module_are_pointed_out() {
+    let mut world = World::new();
+    world.config["alpha_pattern"] = json!({"q_proj": 2.0, "layers.0.q_proj": 4.0});
+    let survey = world.survey();
+    let ambiguous: Vec<_> =
+        survey.findings.iter().filter(|finding| finding.code.name() == "ambiguous_pattern").collect();
+    assert!(ambiguous.len() == 1 && ambiguous[0].subject == "layers.0.q_proj", "{:?}", survey.findings);
+    // The first in the file decides, as in PEFT, so the adapter can be used.
+    assert_eq!(world.errors(), [""; 0]);
+}
+
+#[test]
 fn other_tuners_and_wrong_values_name_their_key() {
     for (key, value, expected) in [
         ("peft_type", json!("LOHA"), "peft_type: expected LORA, found LOHA"),

@@ -132,3 +132,25 @@ fn a_gguf_file_names_the_checkpoint_it_was_made_of_only_where_it_says_so() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
     assert_eq!(Weights::open(&folder).unwrap().made_from(), None);
 }
+
+#[test]
+fn a_gguf_file_as_a_folder_is_the_same_model_to_the_bit() {
+    let weights = Weights::open(&fixture()).unwrap();
+    let decoded = weights.dequantized().unwrap().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in decoded.files() {
+        std::fs::write(folder.path().join(file), decoded.bytes(file).unwrap()).unwrap();
+    }
+    let again = Weights::open(folder.path()).unwrap();
+    assert_eq!(again.config(), weights.config());
+    assert!(again.dequantized().unwrap().is_none(), "a folder is one already");
+    let answer = |weights: &Weights| {
+        let model = Model::load(weights).unwrap();
+        model.logits(&model.forward(&Input::new(vec![5, 80, 300, 7]).unwrap()).unwrap()).unwrap()
+    };
+    assert_eq!(answer(&again), answer(&weights));
+    for text in ["Arise, fair sun, and kill the envious moon", "42 naïve  façades\n\t— ok?", "a</s>b"] {
+        assert_eq!(again.text().unwrap().encode(text).unwrap(), weights.text().unwrap().encode(text).unwrap());
+    }
+    assert!(decoded.bytes("another").unwrap_err().to_string().contains("one of the folder's files"));
+}

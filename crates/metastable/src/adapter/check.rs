@@ -6,6 +6,7 @@ use metastable_model::lora::{Adapter, Finding, Severity};
 use serde::Serialize;
 
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 
 /// Everything found about an adapter's files.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,12 +47,12 @@ impl From<&Finding> for FindingRow {
     }
 }
 
-/// Reads an adapter and judges it; a face turns [`CheckReport::failure`] into exit code 3.
+/// Reads an adapter, a path or a name in the Hub's local cache, and judges it; a face turns [`CheckReport::failure`] into exit code 3.
 ///
 /// # Errors
 /// [`LabError::Model`] where nothing can be read at all.
 pub fn check(path: &Path) -> Result<CheckReport, LabError> {
-    let survey = Adapter::survey(path)?;
+    let survey = Adapter::survey(&cached(path, Role::Adapter)?)?;
     let findings: Vec<FindingRow> = survey.findings.iter().map(FindingRow::from).collect();
     Ok(CheckReport {
         adapter: path.display().to_string(),

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 use crate::table::{Column, Table};
 
 /// The overlap of two adapters.
@@ -63,12 +64,12 @@ const DEFINITIONS: [&str; 3] = [
     "Factors are never compared with factors: they depend on the gauge, products and their spaces do not.",
 ];
 
-/// Compares the modules that two adapters have in common.
+/// Compares the modules that two adapters, paths or names in the Hub's local cache, have in common.
 ///
 /// # Errors
 /// [`LabError::Model`] for unreadable adapters; [`LabError::Setting`] if they have no module in common.
 pub fn compare(first: &Path, second: &Path) -> Result<CompareReport, LabError> {
-    let open = |path: &Path| Adapter::open(path, Strictness::Partial);
+    let open = |name: &Path| Ok::<_, LabError>(Adapter::open(&cached(name, Role::Adapter)?, Strictness::Partial)?);
     let (left, right) = (open(first)?, open(second)?);
     let others: BTreeMap<&str, &LoraModule> = right.modules().iter().map(|m| (m.name.as_str(), m)).collect();
     let common: Vec<(&LoraModule, &LoraModule)> =

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::rebalance::write_peft;
 use super::write::write_folder;
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 
 /// What was converted.
 #[derive(Debug, Clone, Serialize)]
@@ -33,10 +34,10 @@ pub fn convert(
     output: &Path,
     strictness: Strictness,
 ) -> Result<ConvertReport, LabError> {
-    let mut read = Adapter::open(adapter, strictness)?;
+    let mut read = Adapter::open(&cached(adapter, Role::Adapter)?, strictness)?;
     let from = read.layout();
     if let (Layout::Kohya, Some(base)) = (from, base) {
-        read = read.named_after(base)?;
+        read = read.named_after(&cached(base, Role::Model)?)?;
     }
     let files = read.to_peft()?;
     write_folder(output, |folder| write_peft(folder, &files))?;

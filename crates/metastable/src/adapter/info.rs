@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::check::FindingRow;
 use crate::error::LabError;
-use crate::hub::HubCache;
+use crate::hub::{HubCache, Role, cached};
 use crate::table::{Column, Table};
 
 /// An adapter, module by module.
@@ -103,14 +103,15 @@ impl IntruderRow {
 /// Reads an adapter and measures every module, parallel over modules; with a base model also against its weights, which
 /// are read tensor by tensor, O(out·in·min(out, in)) a module.
 ///
-/// Findings do not stop it: an adapter that must not be used can still be looked at.
+/// Findings do not stop it: an adapter that must not be used can still be looked at. `path` and `base` may be names in
+/// the Hub's local cache.
 ///
 /// # Errors
 /// [`LabError::Model`] where nothing can be read, or an update has another shape than the base's weight.
 pub fn info(path: &Path, base: Option<&Path>) -> Result<InfoReport, LabError> {
     let base =
         base.map(|base| Ok::<_, LabError>(Weights::open(&HubCache::of_environment().resolve(base)?)?)).transpose()?;
-    let survey = Adapter::survey(path)?;
+    let survey = Adapter::survey(&cached(path, Role::Adapter)?)?;
     let adapter = survey.adapter;
     let spectra: Vec<ModuleSpectrum> =
         adapter.modules().par_iter().map(LoraModule::spectrum).collect::<Result<_, _>>()?;
@@ -164,8 +165,27 @@ fn row(module: &LoraModule, spectrum: &ModuleSpectrum) -> ModuleRow {
 fn intruders(base: &Weights, modules: &[LoraModule]) -> Result<Vec<Option<IntruderRow>>, LabError> {
     let rule = IntruderRule::default();
     let judge = |module: &LoraModule| base.leading_directions(module, rule);
-    let found: Vec<Option<Vec<LeadingDirection>>> = modules.par_iter().map(judge).collect::<Result<_, _>>()?;
+    let mut found: Vec<Option<Vec<LeadingDirection>>> = Vec::with_capacity(modules.len());
+    for group in groups(modules, JUDGED_AT_ONCE) {
+        found.extend(group.par_iter().map(judge).collect::<Result<Vec<_>, _>>()?);
+    }
     Ok(found.into_iter().map(|directions| Some(IntruderRow::of(&directions?, rule))).collect())
+}
+
+/// What the modules that are judged at once may take together; a larger one is judged alone.
+const JUDGED_AT_ONCE: usize = 1 << 30;
+
+/// Modules in order, in groups that fit into so many bytes whatever the number of threads.
+fn groups(modules: &[LoraModule], limit: usize) -> impl Iterator<Item = &[LoraModule]> {
+    let mut bytes = 0;
+    modules.chunk_by(move |before, next| {
+        bytes = if bytes == 0 { before.judging_bytes() } else { bytes } + next.judging_bytes();
+        let fits = bytes <= limit;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    })
 }
 
 fn intruder_sentence(modules: &[ModuleRow]) -> String {
@@ -242,5 +262,26 @@ impl InfoReport {
         }
         table.push("status", Column::Text(rows.iter().map(|row| row.status.to_owned()).collect()))?;
         Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metastable_model::lora::Factor;
+
+    use super::*;
+
+    #[test]
+    fn modules_that_are_judged_together_fit_into_memory() {
+        let module = |side: usize| {
+            let factor = |rows, columns| Factor::new(rows, columns, vec![1.0; rows * columns]).unwrap();
+            LoraModule::linear("map", factor(1, side), factor(side, 1), 1.0, false).unwrap()
+        };
+        let modules: Vec<LoraModule> = [2, 2, 2, 9, 2, 2, 9, 9, 1].map(module).into();
+        // Room for two of side 2, or one of any size.
+        let found: Vec<usize> = groups(&modules, 2 * modules[0].judging_bytes()).map(<[_]>::len).collect();
+        assert_eq!(found, [2, 1, 1, 2, 1, 1, 1]);
+        assert_eq!(groups(&modules, usize::MAX).map(<[_]>::len).collect::<Vec<_>>(), [9]);
+        assert_eq!(groups(&[], 1).count(), 0);
     }
 }

@@ -2,14 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use metastable_model::lora::{Adapter, Strictness};
 use metastable_model::{Input, Model, Weights};
 use serde::Serialize;
+use tempfile::TempDir;
 
-use super::write::{write_folder, write_into};
+use super::write::{beside, write_folder, write_into};
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 
 /// What a merge did, and how far it is from base and adapter side by side.
 #[derive(Debug, Clone, Serialize)]
@@ -41,30 +43,29 @@ pub struct MergeReport {
 /// Tokens of the probe; any text does, since weights are compared.
 const PROBE: usize = 32;
 
-/// Merges `adapter` into the weights of the folder `model` (one safetensors file, or shards, which stay what they are),
-/// compares logits (for encoders: last hidden states) with
-/// base and adapter side by side, and only then gives the folder `output` its name. Other files are copied.
+/// Merges `adapter` into the weights of `model`: a folder (one safetensors file, or shards, which stay what they are), or a
+/// GGUF file, which becomes a folder of the F32 numbers that its blocks encode. Compares logits (for encoders: last hidden
+/// states) with base and adapter side by side, and only then gives the folder `output` its name. Other files are copied.
 ///
 /// # Errors
 /// [`LabError::Model`] for files that are refused or do not fit; [`LabError::CheckFailed`] if the merged model computes
 /// something else; nothing is written then.
 pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness) -> Result<MergeReport, LabError> {
-    let read = Adapter::open(adapter, strictness)?;
-    refuse_gguf(model)?;
-    let base = Model::open(model)?;
-    let adapted = base.with_adapter(&read, strictness)?;
-    let input = probe(&base)?;
-    let (before, compared) = answer(&base, &input)?;
+    let read = Adapter::open(&cached(adapter, Role::Adapter)?, strictness)?;
+    let (base, plain) = Base::of(&cached(model, Role::Model)?, output)?;
+    let adapted = plain.with_adapter(&read, strictness)?;
+    let input = probe(&plain)?;
+    let (before, compared) = answer(&plain, &input)?;
     let (expected, _) = answer(&adapted.model, &input)?;
-    drop((base, adapted.model));
-    let merging = read.merging(model)?;
-    write_folder(output, |folder| {
-        copy_others(model, folder)?;
+    drop((plain, adapted.model));
+    let merging = read.merging(base.folder())?;
+    write_folder(output, |into| {
+        copy_others(base.folder(), into)?;
         // File by file: what is in memory at once is one shard.
         for file in merging.files() {
-            write_into(folder, file, &merging.bytes(file)?)?;
+            write_into(into, file, &merging.bytes(file)?)?;
         }
-        let (found, _) = answer(&Model::open(folder)?, &input)?;
+        let (found, _) = answer(&Model::open(into)?, &input)?;
         let report = MergeReport {
             model: model.display().to_string(),
             adapter: adapter.display().to_string(),
@@ -76,7 +77,7 @@ pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness
             error: distance(&found, &expected),
             change: distance(&expected, &before),
             probe: input.ids().len(),
-            notes: merging.notes().to_vec(),
+            notes: [base.notes(), merging.notes()].concat(),
         };
         if report.error > report.tolerance {
             return Err(LabError::CheckFailed {
@@ -89,19 +90,39 @@ pub fn merge(model: &Path, adapter: &Path, output: &Path, strictness: Strictness
     })
 }
 
-/// Blocks of a few bits cannot hold a merge, and rounding to them again would undo most of it.
-fn refuse_gguf(model: &Path) -> Result<(), LabError> {
-    if !model.is_file() {
-        return Ok(());
+/// The folder to merge into: that of the model, or, since blocks of a few bits cannot hold a merge, one that holds the
+/// numbers which the blocks of a GGUF file encode, until the merge is written.
+enum Base {
+    Given(PathBuf),
+    Decoded(TempDir, Vec<String>),
+}
+
+impl Base {
+    fn of(path: &Path, output: &Path) -> Result<(Self, Model), LabError> {
+        let weights = Weights::open(path)?;
+        let model = Model::load(&weights)?;
+        let Some(decoded) = weights.dequantized()? else { return Ok((Self::Given(path.into()), model)) };
+        let folder = beside(output)?;
+        for file in decoded.files() {
+            write_into(folder.path(), file, &decoded.bytes(file)?)?;
+        }
+        Ok((Self::Decoded(folder, decoded.notes().to_vec()), model))
     }
-    let weights = Weights::open(model)?;
-    let origin = weights.made_from().map_or_else(String::new, |name| format!(", as `{name}`"));
-    Err(LabError::Content {
-        file: model.into(),
-        expected: format!("a folder with config.json and safetensors, such as the checkpoint it was made of{origin}"),
-        found: "a GGUF file, whose quantised weights cannot hold a merge; an adapter can be used beside it unmerged"
-            .into(),
-    })
+
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Given(folder) => folder,
+            Self::Decoded(folder, _) => folder.path(),
+        }
+    }
+
+    /// What became of the model before the merge, in words.
+    fn notes(&self) -> &[String] {
+        match self {
+            Self::Given(_) => &[],
+            Self::Decoded(_, notes) => notes,
+        }
+    }
 }
 
 /// Files that hold weights, whatever their format.

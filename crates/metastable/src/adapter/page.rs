@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::info::{InfoReport, info};
 use crate::document::to_toml;
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 use crate::provenance::{Provenance, fingerprint};
 use crate::publish;
 use crate::report::{Axis, Header, TokensSummary};
@@ -52,7 +53,7 @@ pub fn page(request: &PageRequest) -> Result<InfoReport, LabError> {
         base: request.base.as_ref().map(|base| base.display().to_string()),
     };
     let mut provenance = Provenance::new(0, "f64");
-    for file in files(&request.adapter) {
+    for file in files(&cached(&request.adapter, Role::Adapter)?) {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         provenance.add_input(&name, &file)?;
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::write::{write_folder, write_into};
 use crate::error::LabError;
+use crate::hub::{Role, cached};
 use crate::table::{Column, Table};
 
 /// What rebalancing did.
@@ -55,7 +56,7 @@ const LARGEST_ERROR: f64 = 1e-6;
 /// [`LabError::Model`] for an adapter that is refused; [`LabError::CheckFailed`] if a product would change by more than
 /// 1e-6; nothing is written then.
 pub fn rebalance(adapter: &Path, output: &Path, strictness: Strictness) -> Result<RebalanceReport, LabError> {
-    let read = Adapter::open(adapter, strictness)?;
+    let read = Adapter::open(&cached(adapter, Role::Adapter)?, strictness)?;
     let rebalanced = read.rebalanced()?;
     let files = rebalanced.adapter.to_peft()?;
     let modules: Vec<RebalanceRow> = rebalanced.modules.iter().map(row).collect();
@@ -131,8 +132,10 @@ impl RebalanceReport {
         table.push("kappa_after", numbers(|row| row.kappa_after))?;
         table.push("kappa_balanced", numbers(|row| row.kappa_balanced))?;
         table.push("product_error", numbers(|row| row.product_error))?;
-        let skipped = rows.iter().map(|row| row.skipped.clone().unwrap_or_default()).collect();
-        table.push("skipped", Column::Text(skipped))?;
+        if rows.iter().any(|row| row.skipped.is_some()) {
+            let skipped = rows.iter().map(|row| row.skipped.clone().unwrap_or_default()).collect();
+            table.push("skipped", Column::Text(skipped))?;
+        }
         Ok(table)
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use tempfile::TempDir;
+
 use crate::error::LabError;
 use crate::run_dir::{TEMPORARY_PREFIX, write_file};
 
@@ -11,6 +13,23 @@ use crate::run_dir::{TEMPORARY_PREFIX, write_file};
 /// # Errors
 /// [`LabError::NotAFolder`], [`LabError::ForeignFolder`], [`LabError::Write`]; no half-written folder remains.
 pub(super) fn write_folder<T>(folder: &Path, fill: impl FnOnce(&Path) -> Result<T, LabError>) -> Result<T, LabError> {
+    let temporary = beside(folder)?;
+    let writing = |source| LabError::Write { file: folder.to_owned(), source };
+    let result = fill(temporary.path())?;
+    if folder.exists() {
+        fs::remove_dir(folder).map_err(writing)?;
+    }
+    fs::rename(temporary.path(), folder).map_err(writing)?;
+    // The folder has its name now: nothing is left to remove.
+    let _ = temporary.keep();
+    Ok(result)
+}
+
+/// A folder beside `folder`, removed when it is dropped; `folder` must not exist, or be empty.
+///
+/// # Errors
+/// As [`write_folder`].
+pub(super) fn beside(folder: &Path) -> Result<TempDir, LabError> {
     refuse_content(folder)?;
     let writing = |source| LabError::Write { file: folder.to_owned(), source };
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -20,15 +39,7 @@ pub(super) fn write_folder<T>(folder: &Path, fill: impl FnOnce(&Path) -> Result<
     // Results are shared like other folders of the user: the umask decides, not tempfile's private default.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let temporary = builder.tempdir_in(parent).map_err(writing)?;
-    let result = fill(temporary.path())?;
-    if folder.exists() {
-        fs::remove_dir(folder).map_err(writing)?;
-    }
-    fs::rename(temporary.path(), folder).map_err(writing)?;
-    // The folder has its name now: nothing is left to remove.
-    let _ = temporary.keep();
-    Ok(result)
+    builder.tempdir_in(parent).map_err(writing)
 }
 
 /// One file of such a folder.

@@ -10,6 +10,8 @@ use super::written::{
     TaskName,
 };
 use crate::error::LabError;
+use crate::hub::{HubName, Role, fetch};
+use crate::watch::Watcher;
 
 /// Refuses values outside their domains; `file` is for messages.
 ///
@@ -177,9 +179,32 @@ pub(super) fn data_path(config: &Path, name: &str) -> PathBuf {
     beside_or_cached(config, name, "METASTABLE_DATA", "data")
 }
 
-/// A model: beside the config, or, for a bare name, where `scripts/fetch-models` puts models.
-pub(super) fn model_path(config: &Path, name: &str) -> PathBuf {
-    beside_or_cached(config, name, "METASTABLE_MODELS", "models")
+/// A model: beside the config, or, for a bare name, where `scripts/fetch-models` puts models, or else the files of a name
+/// on the Hub, downloaded first unless `offline` forbids it. With the name by which PEFT finds it: of a name on the Hub,
+/// the repository.
+///
+/// # Errors
+/// As [`fetch`]; of places that were looked at, the one beside the config is named too.
+pub(super) fn model_path(
+    config: &Path,
+    name: &str,
+    offline: bool,
+    watcher: &mut dyn Watcher,
+) -> Result<(PathBuf, String), LabError> {
+    let near = beside_or_cached(config, name, "METASTABLE_MODELS", "models");
+    // A path of the working folder is none of the config's.
+    let is_elsewhere = !near.exists() && !Path::new(name).exists();
+    let Some(hub_name) = HubName::parse(Path::new(name)).filter(|_| is_elsewhere) else {
+        return Ok((near, name.into()));
+    };
+    match fetch(Path::new(name), Role::Model, offline, watcher) {
+        Ok(files) => Ok((files, hub_name.repository)),
+        Err(LabError::UnknownModel { model, looked }) => {
+            let places = std::iter::once(near).chain(looked.into_iter().filter(|place| *place != model));
+            Err(LabError::UnknownModel { looked: places.collect(), model })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn beside_or_cached(config: &Path, name: &str, variable: &str, kind: &str) -> PathBuf {

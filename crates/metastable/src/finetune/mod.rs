@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use metastable_model::lora::PeftFiles;
 use metastable_model::train::{Example, Session, Setting};
-use metastable_model::{Model, Text};
+use metastable_model::{Model, Text, Weights};
 
 pub use probe::ProbeRow;
 pub use written::FinetuneConfig;
@@ -51,6 +51,8 @@ pub struct FinetuneRequest {
     pub output: PathBuf,
     /// What to do if it exists.
     pub existing: Existing,
+    /// Whether a model's name on the Hub is looked up in the local cache alone.
+    pub offline: bool,
 }
 
 /// Reads and validates a config without running it.
@@ -74,9 +76,10 @@ pub fn load(config: &Path, overrides: &[String], seed: Option<u64>) -> Result<Fi
 /// state and the best adapter so far are kept.
 pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<FinetuneReport, LabError> {
     let config = load(&request.config, &request.overrides, request.seed)?;
+    let (path, base) = meant::model_path(&request.config, &config.model, request.offline, watcher)?;
     watcher.progress(0.0, "opening the model");
-    let path = meant::model_path(&request.config, &config.model);
-    let model = Model::open(&path)?;
+    let weights = Weights::open(&path)?;
+    let model = Model::load(&weights)?;
     require_length(&config, &model, &request.config)?;
     let text = model.text()?;
     watcher.progress(0.0, "reading the data");
@@ -85,7 +88,8 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     // Before the session: some starting points change the base weights.
     let probe = config.probe.as_ref().map(|probe| Probe::of(probe, &request.config, &model, &text)).transpose()?;
     let mut session = Session::new(model, meant::settings(&config, data.labels.len())?)?;
-    let provenance = provenance(&config, &request.config, &path)?;
+    let provenance = provenance(&config, &request.config, &weights)?;
+    drop(weights);
     let mut folder = RunDir::begin_with_checkpoints(
         &request.output,
         request.existing,
@@ -110,7 +114,7 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
             return Err(LabError::Stopped { folder: request.output.clone(), interruption });
         }
         Err(Ended::Diverged(error)) => {
-            let kept = keep_adapter(&config, &mut session, &progress, &mut folder)?;
+            let kept = keep_adapter(&base, &mut session, &progress, &mut folder)?;
             return Err(LabError::Diverged {
                 folder: request.output.clone(),
                 step: progress.step + 1,
@@ -121,8 +125,8 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
     }
     watcher.progress(1.0, "writing the adapter and the report");
     let report = assemble(request, config, &session, &progress, data, provenance);
-    write_peft(&report.config, &session, "checkpoints", &mut folder)?;
-    write_adapter(&report.config, &mut session, &progress, &mut folder)?;
+    write_peft(&base, &session, "checkpoints", &mut folder)?;
+    write_adapter(&base, &mut session, &progress, &mut folder)?;
     folder.write("adapter/README.md", card::card(&report).as_bytes())?;
     folder.write("metrics.jsonl", &progress.lines())?;
     publish::publish_without_clouds(&mut folder, &report)?;
@@ -213,16 +217,11 @@ fn masking(config: &FinetuneConfig, model: &Model, text: &Text) -> Result<Option
     Ok(Some(Masking { mask, vocab, probability, seed: config.seed }))
 }
 
-fn provenance(config: &FinetuneConfig, file: &Path, model: &Path) -> Result<Provenance, LabError> {
+fn provenance(config: &FinetuneConfig, file: &Path, model: &Weights) -> Result<Provenance, LabError> {
     let mut provenance = Provenance::new(config.seed, "f32");
-    if model.is_dir() {
-        for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-            if model.join(name).is_file() {
-                provenance.add_input(name, &model.join(name))?;
-            }
-        }
-    } else {
-        provenance.add_input(&config.model, model)?;
+    for file in model.files() {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        provenance.add_input(&name, &file)?;
     }
     let probe = config.probe.as_ref().and_then(|probe| probe.file.as_ref());
     for name in std::iter::once(&config.data.file).chain(&config.data.eval_file).chain(probe) {
@@ -251,34 +250,29 @@ fn take_up(folder: &RunDir, session: &mut Session, watcher: &mut dyn Watcher) ->
 }
 
 /// Writes PEFT's two files for the best state, or for the last where nothing was held out.
-fn write_adapter(
-    config: &FinetuneConfig,
-    session: &mut Session,
-    progress: &Progress,
-    folder: &mut RunDir,
-) -> Result<(), LabError> {
+fn write_adapter(base: &str, session: &mut Session, progress: &Progress, folder: &mut RunDir) -> Result<(), LabError> {
     if let Some(best) = &progress.best {
         session.restore(best.session.clone())?;
     }
-    write_peft(config, session, "adapter", folder)
+    write_peft(base, session, "adapter", folder)
 }
 
-/// Writes PEFT's two files for the present state into a folder of the run.
-fn write_peft(config: &FinetuneConfig, session: &Session, into: &str, folder: &mut RunDir) -> Result<(), LabError> {
-    let files = session.adapter(&config.model)?.to_peft()?;
+/// Writes PEFT's two files for the present state into a folder of the run; `base` is what they call the model.
+fn write_peft(base: &str, session: &Session, into: &str, folder: &mut RunDir) -> Result<(), LabError> {
+    let files = session.adapter(base)?.to_peft()?;
     folder.write(&format!("{into}/{}", PeftFiles::CONFIG), &files.config)?;
     folder.write(&format!("{into}/{}", PeftFiles::WEIGHTS), &files.tensors)
 }
 
 /// After a divergence: the best adapter so far, if one was measured; says which step it is of.
 fn keep_adapter(
-    config: &FinetuneConfig,
+    base: &str,
     session: &mut Session,
     progress: &Progress,
     folder: &mut RunDir,
 ) -> Result<Option<u64>, LabError> {
     let Some(best) = &progress.best else { return Ok(None) };
-    write_adapter(config, session, progress, folder)?;
+    write_adapter(base, session, progress, folder)?;
     Ok(Some(best.step))
 }
 

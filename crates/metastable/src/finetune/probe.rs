@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::meant;
 use super::written::ProbeConfig;
 use crate::error::LabError;
-use crate::inspect::twin::{LayerDrift, drift};
+use crate::inspect::drift::{LayerDrift, drift};
 
 /// A text in the base model, ready to be compared.
 pub(super) struct Probe {

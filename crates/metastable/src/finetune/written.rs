@@ -10,8 +10,8 @@ pub struct FinetuneConfig {
     /// Shown on the report; the config's file name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// A model folder or file, relative to the config; a bare name is also looked up where `scripts/fetch-models` puts
-    /// models.
+    /// A model folder or file, relative to the config, or a name on the Hub as organisation/name@revision; a bare name is
+    /// also looked up where `scripts/fetch-models` puts models.
     #[serde(alias = "model_name_or_path")]
     pub model: String,
     /// Seed of starting points, the order of examples, and masks.

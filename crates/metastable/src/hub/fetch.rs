@@ -15,7 +15,7 @@ use super::name::{HubName, is_plain};
 use super::place::{Place, create_parent, files_of};
 use super::transfer::{Arrived, Wanted, download, is_there, patiently};
 use crate::error::{HubError, LabError};
-use crate::watch::Watcher;
+use crate::watch::{Unwatched, Watcher};
 
 /// Largest accepted list of a repository's files.
 const LARGEST_LISTING: u64 = 64 << 20;
@@ -67,6 +67,12 @@ pub fn fetch(name: &Path, role: Role, offline: bool, watcher: &mut dyn Watcher) 
         done => done?,
     }
     cache.resolve(name)
+}
+
+/// The files of a model or an adapter that are here already: what [`fetch`] finds without asking a network. Jobs take
+/// names and look them up with this, so that reports show what was asked for and never where a cache lies.
+pub(crate) fn cached(name: &Path, role: Role) -> Result<PathBuf, LabError> {
+    fetch(name, role, true, &mut Unwatched)
 }
 
 /// How much of a repository the cache holds.

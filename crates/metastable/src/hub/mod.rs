@@ -19,5 +19,6 @@ mod transfer;
 
 pub use cache::HubCache;
 pub use choose::Role;
+pub(crate) use fetch::cached;
 pub use fetch::fetch;
 pub use name::HubName;

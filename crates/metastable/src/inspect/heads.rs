@@ -21,40 +21,11 @@ pub struct HeadRow {
     pub head: usize,
     /// The key and value head that it shares with the other heads of its group.
     pub kv_head: usize,
-    /// Singular values of QᵀK/sqrt(d_head) above the tolerance.
-    pub qk_rank: usize,
-    /// That tolerance.
-    pub qk_tolerance: f64,
-    /// |·|_F² / |·|².
-    pub qk_stable_rank: f64,
-    /// exp of the entropy of σ/Σσ.
-    pub qk_effective_rank: f64,
-    /// Operator norm.
-    pub qk_norm: f64,
-    /// Frobenius norm.
-    pub qk_frobenius: f64,
-    /// Share of the symmetric part in the squared Frobenius norm; null for a zero circuit.
-    pub qk_symmetric_share: Option<f64>,
-    /// 1 minus that.
+    /// Both circuits; arrays to six digits, heads.safetensors has them in full.
+    #[serde(flatten)]
+    pub spectrum: HeadSpectrum,
+    /// 1 minus `qk_symmetric_share`.
     pub qk_antisymmetric_share: Option<f64>,
-    /// sqrt(d) times the Frobenius norm of the symmetric part.
-    pub effective_beta: f64,
-    /// Operator norm of W_O W_V.
-    pub ov_norm: f64,
-    /// |·|_F² / |·|² of it.
-    pub ov_stable_rank: f64,
-    /// |λ_1| - |λ_2|, λ_2 not the conjugate of λ_1.
-    pub ov_gap: f64,
-    /// What the leading eigenvalue predicts, see the definitions.
-    pub regime: &'static str,
-    /// Largest eigenvalues of W_O W_V, (re, im).
-    pub ov_eigenvalues_top: Vec<(f64, f64)>,
-    /// All of them but the zeros that every such product has, to six digits; heads.safetensors has them in full.
-    pub ov_eigenvalues: Vec<(f64, f64)>,
-    /// Of W_O W_V, largest first, to six digits.
-    pub ov_singular_values: Vec<f64>,
-    /// Of QᵀK/sqrt(d_head), largest first, to six digits.
-    pub qk_singular_values: Vec<f64>,
     /// The query-key circuit over relative positions, where asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub qk_by_distance: Vec<DistanceRow>,
@@ -71,7 +42,7 @@ pub struct DistanceRow {
     pub norm: f64,
     /// Frobenius norm.
     pub frobenius: f64,
-    /// As [`HeadRow::qk_symmetric_share`].
+    /// As [`HeadSpectrum::qk_symmetric_share`].
     pub symmetric_share: Option<f64>,
 }
 
@@ -130,27 +101,16 @@ impl Heads {
 }
 
 fn row(config: &Config, (layer, head): (usize, usize), spectrum: &HeadSpectrum) -> HeadRow {
+    let mut spectrum = spectrum.clone();
+    let pairs = spectrum.ov_eigenvalues.iter_mut().flat_map(|(re, im)| [re, im]);
+    let arrays = spectrum.ov_singular_values.iter_mut().chain(&mut spectrum.qk_singular_values);
+    pairs.chain(arrays).for_each(|number| *number = six_digits(*number));
     HeadRow {
         layer,
         head,
         kv_head: head / (config.heads / config.kv_heads),
-        qk_rank: spectrum.qk_rank,
-        qk_tolerance: spectrum.qk_tolerance,
-        qk_stable_rank: spectrum.qk_stable_rank,
-        qk_effective_rank: spectrum.qk_effective_rank,
-        qk_norm: spectrum.qk_norm,
-        qk_frobenius: spectrum.qk_frobenius,
-        qk_symmetric_share: spectrum.qk_symmetric_share,
         qk_antisymmetric_share: spectrum.qk_symmetric_share.map(|share| 1.0 - share),
-        effective_beta: spectrum.effective_beta,
-        ov_norm: spectrum.ov_norm,
-        ov_stable_rank: spectrum.ov_stable_rank,
-        ov_gap: spectrum.ov_gap,
-        regime: spectrum.regime.name(),
-        ov_eigenvalues_top: spectrum.ov_eigenvalues_top.clone(),
-        ov_eigenvalues: spectrum.ov_eigenvalues.iter().map(|(re, im)| (six_digits(*re), six_digits(*im))).collect(),
-        ov_singular_values: spectrum.ov_singular_values.iter().map(|s| six_digits(*s)).collect(),
-        qk_singular_values: spectrum.qk_singular_values.iter().map(|s| six_digits(*s)).collect(),
+        spectrum,
         qk_by_distance: Vec::new(),
         lipschitz: None,
     }
@@ -181,7 +141,7 @@ pub(super) fn definitions() -> [String; 3] {
 /// How many heads each regime has, in words.
 pub(super) fn sentence(rows: &[HeadRow]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    rows.iter().for_each(|row| *counts.entry(row.regime).or_default() += 1);
+    rows.iter().for_each(|row| *counts.entry(row.spectrum.regime.name()).or_default() += 1);
     let words: Vec<String> =
         counts.iter().map(|(regime, count)| format!("{count} {}", regime.replace('_', " "))).collect();
     format!("{} heads: {}.", rows.len(), words.join(", "))
@@ -195,7 +155,7 @@ pub(super) fn table(rows: &[HeadRow]) -> Result<Table, LabError> {
     };
     let numbers = |pick: fn(&HeadRow) -> f64| Column::numbers(rows.iter().map(pick));
     let leading = |pick: fn(&(f64, f64)) -> f64| {
-        Column::Float(rows.iter().map(|row| row.ov_eigenvalues_top.first().map(pick)).collect())
+        Column::Float(rows.iter().map(|row| row.spectrum.ov_eigenvalues_top.first().map(pick)).collect())
     };
     let lipschitz = |pick: fn(&HeadConstantRow) -> f64| {
         Column::Float(rows.iter().map(|row| row.lipschitz.as_ref().map(pick)).collect())
@@ -203,20 +163,21 @@ pub(super) fn table(rows: &[HeadRow]) -> Result<Table, LabError> {
     table.push("layer", integers(|row| row.layer))?;
     table.push("head", integers(|row| row.head))?;
     table.push("kv_head", integers(|row| row.kv_head))?;
-    table.push("qk_rank", integers(|row| row.qk_rank))?;
-    table.push("qk_tolerance", numbers(|row| row.qk_tolerance))?;
-    table.push("qk_stable_rank", numbers(|row| row.qk_stable_rank))?;
-    table.push("qk_effective_rank", numbers(|row| row.qk_effective_rank))?;
-    table.push("qk_norm", numbers(|row| row.qk_norm))?;
-    table.push("qk_frobenius", numbers(|row| row.qk_frobenius))?;
-    table.push("qk_symmetric_share", Column::Float(rows.iter().map(|row| row.qk_symmetric_share).collect()))?;
-    table.push("effective_beta", numbers(|row| row.effective_beta))?;
-    table.push("ov_norm", numbers(|row| row.ov_norm))?;
-    table.push("ov_stable_rank", numbers(|row| row.ov_stable_rank))?;
+    table.push("qk_rank", integers(|row| row.spectrum.qk_rank))?;
+    table.push("qk_tolerance", numbers(|row| row.spectrum.qk_tolerance))?;
+    table.push("qk_stable_rank", numbers(|row| row.spectrum.qk_stable_rank))?;
+    table.push("qk_effective_rank", numbers(|row| row.spectrum.qk_effective_rank))?;
+    table.push("qk_norm", numbers(|row| row.spectrum.qk_norm))?;
+    table.push("qk_frobenius", numbers(|row| row.spectrum.qk_frobenius))?;
+    table
+        .push("qk_symmetric_share", Column::Float(rows.iter().map(|row| row.spectrum.qk_symmetric_share).collect()))?;
+    table.push("effective_beta", numbers(|row| row.spectrum.effective_beta))?;
+    table.push("ov_norm", numbers(|row| row.spectrum.ov_norm))?;
+    table.push("ov_stable_rank", numbers(|row| row.spectrum.ov_stable_rank))?;
     table.push("ov_leading_re", leading(|z| z.0))?;
     table.push("ov_leading_im", leading(|z| z.1))?;
-    table.push("ov_gap", numbers(|row| row.ov_gap))?;
-    table.push("regime", Column::Text(rows.iter().map(|row| row.regime.to_owned()).collect()))?;
+    table.push("ov_gap", numbers(|row| row.spectrum.ov_gap))?;
+    table.push("regime", Column::Text(rows.iter().map(|row| row.spectrum.regime.name().to_owned()).collect()))?;
     table.push("lipschitz_lower", lipschitz(|row| row.lower))?;
     table.push("lipschitz_upper", lipschitz(|row| row.upper))?;
     Ok(table)

@@ -3,6 +3,7 @@
 //! [`report`] says what comes out; here text becomes ids, ids become hidden states, and hidden states are observed like
 //! the saved times of a simulation.
 
+pub mod drift;
 pub mod export;
 mod family;
 pub mod heads;
@@ -195,7 +196,7 @@ fn definitions(radius: f64, config: &Config, n: usize) -> Vec<String> {
     ];
     definitions.extend(heads::definitions());
     definitions.push(mean_field::definition());
-    definitions.push(surrogate_definition(n));
+    definitions.push(surrogate_definition(n, config));
     definitions.push(lipschitz::definition(n));
     definitions.extend(family_definitions(config));
     definitions
@@ -228,7 +229,7 @@ fn observe(
         let energies = [&base.series.energy[..], &followed.series.energy[..]];
         let compared = twin::compare(&clouds, &adapted_clouds, energies, radius)?;
         let mut report = twin::report(model, &clouds, adapted, &compared, &config.layers, radius)?;
-        report.verdict = verdict::sentence(&report.layers, report.departure, &report.heads, n);
+        report.verdict = verdict::sentence(&report, n);
         twin = Some((report, followed, compared));
     }
     let Followed { series, cluster_history, last, cloud, first } = base;
@@ -252,7 +253,7 @@ fn observe(
         job: "inspect",
         title: title(&config.model, encoded),
         summary: summary(&series, seen, twin.as_ref().map(|(report, _, _)| report.verdict.clone())),
-        warnings: warnings(encoded, config.max_tokens),
+        warnings: warnings(encoded, config.max_tokens, model.config()),
         provenance,
         axis: Axis { name: "layer", symbol: "layer" },
         tokens: TokensSummary {
@@ -382,23 +383,30 @@ fn layer_rows(series: &crate::observables::Series, rows: LevelRows<'_>) -> Vec<L
     rows.content.into_iter().zip(rows.first).enumerate().map(row).collect()
 }
 
-/// Longer texts get no Gaussian surrogate: distances cost O(n³) a level.
-const MOST_TOKENS_FOR_SURROGATE: usize = 512;
+/// Covariances of higher rank get no Gaussian surrogate: distances cost O(rank³) a level, and the rank is that of the text
+/// or of the model, whichever is shorter.
+const LARGEST_RANK_FOR_SURROGATE: usize = 1024;
 
-/// One row a level; empty for long texts and where queries and keys are normalised.
+/// One row a level; empty where [`no_surrogate`] has a reason.
 fn surrogate(model: &Model, hidden: &Hidden) -> Result<Vec<SurrogateRow>, LabError> {
-    if hidden.count() > MOST_TOKENS_FOR_SURROGATE {
+    if no_surrogate(hidden.count(), model.config()).is_some() {
         return Ok(Vec::new());
     }
     let levels = model.gaussian_surrogate(hidden)?.unwrap_or_default();
     Ok(levels.into_iter().map(SurrogateRow::from).collect())
 }
 
-fn surrogate_definition(n: usize) -> String {
-    let limit = match n > MOST_TOKENS_FOR_SURROGATE {
-        true => format!(" Left out: the text has more than {MOST_TOKENS_FOR_SURROGATE} tokens."),
-        false => String::new(),
-    };
+/// Why a text has no Gaussian surrogate, if it has none.
+fn no_surrogate(n: usize, config: &Config) -> Option<String> {
+    if config.query_key_norm {
+        return Some("queries and keys are normalised, and attention is no softmax of a bilinear form".into());
+    }
+    let most = LARGEST_RANK_FOR_SURROGATE;
+    (n.min(config.hidden) > most).then(|| format!("the text has more than {most} tokens, the model more dimensions"))
+}
+
+fn surrogate_definition(n: usize, config: &Config) -> String {
+    let limit = no_surrogate(n, config).map_or_else(String::new, |why| format!(" Left out: {why}."));
     format!(
         "gaussian_surrogate: W_2 (Bures) between the Gaussian of a level's mean and covariance, before the final norm, and \
          the image of the level before (one_block) or of level 0 (composed) under the blocks' linear algebra: attention \
@@ -432,9 +440,11 @@ fn model_summary(summary: &Summary, config: &Config, provenance: &Provenance) ->
     }
 }
 
-/// The hash of the weights file, or of the list of hashes of its shards.
+/// The hash of the model's weights file, or of the list of hashes of its shards; what an adapter brings is none of them.
 fn weights_hash(provenance: &Provenance) -> String {
-    let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".gguf");
+    let is_weights = |name: &str| {
+        !name.starts_with(twin::ADAPTER_FILES) && (name.ends_with(".safetensors") || name.ends_with(".gguf"))
+    };
     let hashes = || provenance.inputs.iter().filter(|(name, _)| is_weights(name)).map(|(_, hash)| hash.as_str());
     match (hashes().next(), hashes().count()) {
         (Some(only), 1) => only.into(),
@@ -483,11 +493,11 @@ fn summary(series: &crate::observables::Series, seen: &Seen<'_>, verdict: Option
     sentences
 }
 
-fn warnings(encoded: &Encoded, limit: usize) -> Vec<String> {
-    match encoded.dropped {
-        0 => Vec::new(),
-        dropped => vec![format!("the text was cut after {limit} tokens: {dropped} tokens were dropped")],
-    }
+fn warnings(encoded: &Encoded, limit: usize, config: &Config) -> Vec<String> {
+    let dropped = encoded.dropped;
+    let cut = (dropped > 0).then(|| format!("the text was cut after {limit} tokens: {dropped} tokens were dropped"));
+    let surrogate = no_surrogate(encoded.ids.len(), config).map(|why| format!("no Gaussian surrogate: {why}"));
+    cut.into_iter().chain(surrogate).collect()
 }
 
 fn hidden_bytes(seen: &Seen<'_>) -> Result<Vec<u8>, LabError> {

@@ -142,8 +142,8 @@ pub struct FirstToken {
     pub attention: Option<f64>,
 }
 
-/// A level's mean and covariance against the Gaussian surrogate, see the definitions; empty for long texts and where
-/// queries and keys are normalised.
+/// A level's mean and covariance against the Gaussian surrogate, see the definitions; empty for long texts in wide models
+/// and where queries and keys are normalised.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct SurrogateRow {
     /// W_2 between the level and the image of the level before.

@@ -3,30 +3,41 @@
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::measure::transport;
-use metastable_dynamics::observe::{BracketedTime, Clusters, leading_direction, single_linkage};
-use metastable_dynamics::{Head, Tokens, TokensRef};
+use metastable_dynamics::observe::{BracketedTime, leading_direction};
+use metastable_dynamics::{Head, Tokens};
 use metastable_model::lora::{self, Adapter, Strictness};
 use metastable_model::{Encoded, Hidden, Input, Model};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::drift::{LayerDrift, Level};
 use crate::adapter::{self, ModuleRow};
 use crate::error::LabError;
-use crate::observables::{ClusterHistory, Series, directions};
+use crate::hub::{Role, cached};
+use crate::observables::{ClusterHistory, Series};
 use crate::report::ClusterSummary;
 
 /// Exact W2 costs up to O(n³) a level.
 pub(super) const MOST_TOKENS_FOR_TRANSPORT: usize = 1024;
 
+/// What stands before the names of an adapter's files in a report's provenance.
+pub(super) const ADAPTER_FILES: &str = "adapter/";
+
 /// What a face asks about an adapter.
 #[derive(Debug, Clone)]
 pub struct AdapterRequest {
-    /// The adapter's folder or file.
+    /// The adapter's folder or file, or its name in the Hub's local cache.
     pub adapter: PathBuf,
     /// Whether findings are tolerated.
     pub strictness: Strictness,
     /// Factors on the adapter's scale to be tried as well; none to skip the sweep.
     pub scale_sweep: Vec<f64>,
+}
+
+impl AdapterRequest {
+    fn open(&self, strictness: Strictness) -> Result<Adapter, LabError> {
+        Ok(Adapter::open(&cached(&self.adapter, Role::Adapter)?, strictness)?)
+    }
 }
 
 /// The adapted model and its hidden states.
@@ -59,31 +70,21 @@ pub struct AdapterReport {
     pub heads: Vec<AdapterHead>,
     /// A row a module, as `adapter info` measures it.
     pub module_rows: Vec<ModuleRow>,
-    /// A row a factor on the scale.
+    /// A row a factor on the scale, smallest first.
     pub scale_sweep: Vec<SweepRow>,
-    /// The first factor at which some token of the last level is in another cluster, and the factor before.
+    /// The smallest factor > 0 at which some token of the last level is in another cluster, and the factor before; the base
+    /// model is factor 0.
     pub bifurcation: BracketedTime,
     /// What it amounts to, in words with numbers.
     pub verdict: String,
 }
 
-/// One level of both runs.
+/// One level of both runs; in files, the drift's keys stand beside the others.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterLayer {
-    /// The level.
-    pub index: usize,
-    /// ‖X̃ - X‖_F/‖X‖_F.
-    pub shift_relative: f64,
-    /// Mean over tokens of the cosine between a token and its twin.
-    pub cosine: f64,
-    /// Tokens that must change their cluster to turn one partition into the other.
-    pub clusters_changed: usize,
-    /// Clusters of the adapted run without a partner in the base run.
-    pub clusters_born: usize,
-    /// Clusters of the base run without a partner in the adapted run.
-    pub clusters_died: usize,
-    /// Clusters of the adapted run.
-    pub n_clusters: usize,
+    /// How far and which way the tokens moved, and what became of the clusters.
+    #[serde(flatten)]
+    pub drift: LayerDrift,
     /// Exact W2 between the clouds of normalised tokens; null beyond 1024 tokens.
     pub wasserstein2: Option<f64>,
     /// Energy of the adapted run.
@@ -163,7 +164,7 @@ pub struct AdapterHead {
 pub struct SweepRow {
     /// The factor on the adapter's scale; 0 is the base model.
     pub factor: f64,
-    /// As in [`AdapterLayer`], at the last level.
+    /// As in [`LayerDrift`], at the last level.
     pub shift_relative: f64,
     /// Likewise.
     pub cosine: f64,
@@ -223,7 +224,7 @@ impl Attached {
                 found: factor.to_string(),
             });
         }
-        let adapter = Adapter::open(&request.adapter, request.strictness)?;
+        let adapter = request.open(request.strictness)?;
         let adapted = model.with_adapter(&adapter, request.strictness)?;
         Ok(Self { request: request.clone(), adapter, adapted })
     }
@@ -248,11 +249,11 @@ impl Adapted {
 
     /// The adapter's files, for provenance.
     pub(super) fn files(request: &AdapterRequest) -> Result<Vec<(String, PathBuf)>, LabError> {
-        let adapter = Adapter::open(&request.adapter, Strictness::Partial)?;
+        let adapter = request.open(Strictness::Partial)?;
         let folder = adapter.folder();
         let names = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"];
-        let inside = names.iter().map(|name| (format!("adapter/{name}"), folder.join(name)));
-        let single = std::iter::once((format!("adapter/{}", name_of(folder)), folder.to_owned()));
+        let inside = names.iter().map(|name| (format!("{ADAPTER_FILES}{name}"), folder.join(name)));
+        let single = std::iter::once((format!("{ADAPTER_FILES}{}", name_of(folder)), folder.to_owned()));
         Ok(inside.chain(single).filter(|(_, file)| file.is_file()).collect())
     }
 }
@@ -280,7 +281,7 @@ pub(super) fn compare(
         .zip(adapted)
         .enumerate()
         .map(|(index, (x, y))| {
-            let level = Level::of(x.view(), y.view(), radius)?;
+            let level = Level::of(index, x.view(), y.view(), radius)?;
             let transport = x.count() <= MOST_TOKENS_FOR_TRANSPORT;
             let (u, v) = (level.base.view(), level.adapted.view());
             let wasserstein2 = if transport { Some(transport::wasserstein2(u, v)?.distance) } else { None };
@@ -288,7 +289,7 @@ pub(super) fn compare(
             let energy = energies[1].get(index).copied().flatten();
             let before = energies[0].get(index).copied().flatten();
             let energy_change = energy.zip(before).map(|(after, before)| after - before);
-            let row = AdapterLayer { index, wasserstein2, energy, energy_change, ..level.row };
+            let row = AdapterLayer { drift: level.drift, wasserstein2, energy, energy_change, lipschitz_change: None };
             Ok((row, paired.max, paired.rms))
         })
         .collect::<Result<_, LabError>>()?;
@@ -298,52 +299,16 @@ pub(super) fn compare(
     };
     let layers: Vec<AdapterLayer> = rows.into_iter().map(|(row, _, _)| row).collect();
     Ok(Compared {
-        departure: first_change(layers.iter().map(|row| (row.index as f64, row.clusters_changed))),
+        departure: first_change(layers.iter().map(|row| (row.drift.index as f64, row.drift.clusters_changed))),
         layers,
         paired,
     })
 }
 
-/// One level of both runs, without what is dear or for the page.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LayerDrift {
-    /// As in [`AdapterLayer`], like all that follows.
-    pub index: usize,
-    /// ‖X̃ - X‖_F/‖X‖_F.
-    pub shift_relative: f64,
-    /// Mean over tokens of the cosine between a token and its twin.
-    pub cosine: f64,
-    /// Tokens that must change their cluster to turn one partition into the other.
-    pub clusters_changed: usize,
-    /// Clusters of the adapted run without a partner in the base run.
-    pub clusters_born: usize,
-    /// Clusters of the base run without a partner in the adapted run.
-    pub clusters_died: usize,
-    /// Clusters of the adapted run.
-    pub n_clusters: usize,
-}
-
-/// Levels of both runs compared, and the first level with a token in another cluster. O(L n² d).
-pub(crate) fn drift(
-    base: &[Tokens],
-    adapted: &[Tokens],
-    radius: f64,
-) -> Result<(Vec<LayerDrift>, Option<usize>), LabError> {
-    let row = |(index, (x, y)): (usize, (&Tokens, &Tokens))| {
-        let row = Level::of(x.view(), y.view(), radius)?.row;
-        Ok(LayerDrift {
-            index,
-            shift_relative: row.shift_relative,
-            cosine: row.cosine,
-            clusters_changed: row.clusters_changed,
-            clusters_born: row.clusters_born,
-            clusters_died: row.clusters_died,
-            n_clusters: row.n_clusters,
-        })
-    };
-    let rows: Vec<LayerDrift> = base.par_iter().zip(adapted).enumerate().map(row).collect::<Result<_, LabError>>()?;
-    let departure = rows.iter().find(|row| row.clusters_changed > 0).map(|row| row.index);
-    Ok((rows, departure))
+/// Where clusters of the last level first change as the scale grows from the base model's 0.
+fn bifurcation(sweep: &[SweepRow]) -> BracketedTime {
+    let grown = sweep.iter().filter(|row| row.factor > 0.0).map(|row| (row.factor, row.clusters_changed));
+    first_change(std::iter::once((0.0, 0)).chain(grown))
 }
 
 /// The first place with a change, bracketed by the place before (the same place if there is none).
@@ -356,68 +321,6 @@ fn first_change(places: impl Iterator<Item = (f64, usize)>) -> BracketedTime {
         before = Some(place);
     }
     BracketedTime::default()
-}
-
-/// One level of both runs.
-struct Level {
-    base: Tokens,
-    adapted: Tokens,
-    row: AdapterLayer,
-}
-
-impl Level {
-    fn of(x: TokensRef<'_>, y: TokensRef<'_>, radius: f64) -> Result<Self, LabError> {
-        let units = |tokens: TokensRef<'_>| Tokens::new(tokens.dim(), directions(tokens));
-        let (base, adapted) = (units(x)?, units(y)?);
-        let (before, after) = (single_linkage(base.view(), radius), single_linkage(adapted.view(), radius));
-        let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-        let moved = squares(&mut x.as_slice().iter().zip(y.as_slice()).map(|(x, y)| y - x));
-        let size = squares(&mut x.as_slice().iter().copied());
-        let cosines = base.view().iter().zip(adapted.view().iter());
-        let cosine: f64 = cosines.map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).sum::<f64>()).sum();
-        let matched = matching(&before, &after);
-        let row = AdapterLayer {
-            index: 0,
-            shift_relative: if size > 0.0 { (moved / size).sqrt() } else { 0.0 },
-            cosine: (cosine / x.count() as f64).min(1.0),
-            clusters_changed: x.count() - matched.tokens,
-            clusters_born: after.count() - matched.clusters,
-            clusters_died: before.count() - matched.clusters,
-            n_clusters: after.count(),
-            wasserstein2: None,
-            energy: None,
-            energy_change: None,
-            lipschitz_change: None,
-        };
-        Ok(Self { base, adapted, row })
-    }
-}
-
-/// How many clusters of two partitions are partners, and how many tokens they share.
-struct Matched {
-    clusters: usize,
-    tokens: usize,
-}
-
-/// Partners by largest overlap first; of equal overlaps, the earlier clusters.
-fn matching(before: &Clusters, after: &Clusters) -> Matched {
-    let mut overlaps = std::collections::BTreeMap::new();
-    for pair in before.labels.iter().copied().zip(after.labels.iter().copied()) {
-        *overlaps.entry(pair).or_insert(0_usize) += 1;
-    }
-    let mut ordered: Vec<((usize, usize), usize)> = overlaps.into_iter().collect();
-    // A stable sort: equal overlaps stay in the order of their labels.
-    ordered.sort_by_key(|(_, shared)| std::cmp::Reverse(*shared));
-    let (mut left, mut right) = (vec![false; before.count()], vec![false; after.count()]);
-    let mut matched = Matched { clusters: 0, tokens: 0 };
-    for ((i, j), shared) in ordered {
-        if !left[i] && !right[j] {
-            (left[i], right[j]) = (true, true);
-            matched.clusters += 1;
-            matched.tokens += shared;
-        }
-    }
-    matched
 }
 
 /// The heads of the analysed blocks, base against adapted.
@@ -478,7 +381,7 @@ pub(super) fn report(
     let mut scale_sweep = Vec::new();
     for (factor, hidden) in &adapted.sweep {
         let other = compare(base, &hidden.trajectory()?, [&[], &[]], radius)?;
-        if let Some(last) = other.layers.last() {
+        if let Some(AdapterLayer { drift: last, .. }) = other.layers.last() {
             scale_sweep.push(SweepRow {
                 factor: *factor,
                 shift_relative: last.shift_relative,
@@ -490,7 +393,8 @@ pub(super) fn report(
         }
     }
     let heads = heads(model, &adapted.model, layers)?;
-    let bifurcation = first_change(scale_sweep.iter().map(|row| (row.factor, row.clusters_changed)));
+    scale_sweep.sort_by(|x, y| x.factor.total_cmp(&y.factor));
+    let bifurcation = bifurcation(&scale_sweep);
     Ok(AdapterReport {
         adapter: adapted.path.clone(),
         modules: adapted.applied,
@@ -510,30 +414,31 @@ pub(super) fn report(
 mod tests {
     use super::*;
 
-    fn clusters(labels: &[usize]) -> Clusters {
-        // Points on a line, tokens of a label at one place.
-        let points: Vec<f64> = labels.iter().map(|label| 10.0 * *label as f64).collect();
-        single_linkage(TokensRef::new(1, &points), 0.1)
-    }
-
-    #[test]
-    fn partitions_are_matched_whatever_their_labels() {
-        let count = |x: &[usize], y: &[usize]| {
-            let matched = matching(&clusters(x), &clusters(y));
-            (x.len() - matched.tokens, matched.clusters)
-        };
-        assert_eq!(count(&[0, 0, 1, 1, 2], &[5, 5, 3, 3, 1]), (0, 3));
-        // One token changes sides.
-        assert_eq!(count(&[0, 0, 1, 1, 1], &[0, 0, 0, 1, 1]), (1, 2));
-        // Two clusters merge: the smaller one's tokens moved.
-        assert_eq!(count(&[0, 0, 1, 1, 1], &[0, 0, 0, 0, 0]), (2, 1));
-    }
-
     #[test]
     fn the_first_change_is_bracketed_by_the_place_before() {
         let found = first_change([(0.0, 0), (1.0, 0), (2.0, 3), (3.0, 0)].into_iter());
         assert_eq!((found.value, found.bracket), (Some(2.0), Some([1.0, 2.0])));
         assert_eq!(first_change([(0.0, 0)].into_iter()), BracketedTime::default());
         assert_eq!(first_change([(0.0, 1)].into_iter()).bracket, Some([0.0, 0.0]));
+    }
+
+    #[test]
+    fn a_bifurcation_lies_above_the_last_factor_without_a_change() {
+        let row = |(factor, clusters_changed): (f64, usize)| SweepRow {
+            factor,
+            clusters_changed,
+            shift_relative: 0.0,
+            cosine: 1.0,
+            n_clusters: 1,
+            departure: BracketedTime::default(),
+        };
+        let found = |rows: &[(f64, usize)]| {
+            let sweep: Vec<SweepRow> = rows.iter().copied().map(row).collect();
+            bifurcation(&sweep).bracket
+        };
+        assert_eq!(found(&[(0.5, 0), (1.0, 2), (2.0, 0)]), Some([0.5, 1.0]));
+        // The base model is factor 0, tried or not; what happens below it is another branch.
+        assert_eq!(found(&[(-1.0, 3), (1.0, 2)]), Some([0.0, 1.0]));
+        assert_eq!(found(&[(-1.0, 3), (1.0, 0)]), None);
     }
 }

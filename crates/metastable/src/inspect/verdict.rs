@@ -2,21 +2,19 @@
 
 use metastable_dynamics::observe::BracketedTime;
 
-use super::twin::{AdapterHead, AdapterLayer, AdapterReport};
+use super::drift::LayerDrift;
+use super::twin::{AdapterReport, SweepRow};
 use crate::error::LabError;
 
 /// The verdict in words with numbers.
-pub(super) fn sentence(
-    layers: &[AdapterLayer],
-    departure: BracketedTime,
-    heads: &[AdapterHead],
-    tokens: usize,
-) -> String {
-    let Some(last) = layers.last() else { return "There are no layers.".into() };
+pub(super) fn sentence(report: &AdapterReport, tokens: usize) -> String {
+    let AdapterReport { departure, heads, scale_sweep, bifurcation, .. } = report;
+    let layers: Vec<&LayerDrift> = report.layers.iter().map(|layer| &layer.drift).collect();
+    let Some(last) = layers.last().copied() else { return "There are no layers.".into() };
     if layers.iter().all(|layer| layer.shift_relative == 0.0) {
         return "The adapter changes no hidden state of this text at all.".into();
     }
-    let most = layers.iter().max_by(|x, y| x.shift_relative.total_cmp(&y.shift_relative)).unwrap_or(last);
+    let most = layers.iter().copied().max_by(|x, y| x.shift_relative.total_cmp(&y.shift_relative)).unwrap_or(last);
     let mut verdict = format!(
         "The adapter moves the last level by {:.2} % (cosine to the base {:.4}), most at level {} ({:.2} %)",
         100.0 * last.shift_relative,
@@ -26,7 +24,7 @@ pub(super) fn sentence(
     );
     match (departure.value, departure.bracket) {
         (Some(level), Some([below, _])) => {
-            let first = layers.iter().find(|layer| layer.index as f64 == level).unwrap_or(last);
+            let first = layers.iter().copied().find(|layer| layer.index as f64 == level).unwrap_or(last);
             verdict += &format!(
                 "; the clouds part between levels {below} and {level}, where {} of {tokens} tokens change their \
                  cluster, and {} at the last level ({} clusters born, {} died)",
@@ -40,7 +38,21 @@ pub(super) fn sentence(
     if judged > 0 {
         verdict += &format!("; gap + a > 2|b| + ‖E‖ fails in {unstable} of {judged} heads");
     }
-    verdict + "."
+    verdict + &bifurcated(scale_sweep, bifurcation) + "."
+}
+
+/// Where the clusters of the last level first change as the scale grows.
+fn bifurcated(sweep: &[SweepRow], bifurcation: &BracketedTime) -> String {
+    let largest = sweep.iter().map(|row| row.factor).fold(0.0, f64::max);
+    match bifurcation.bracket {
+        Some([below, above]) => {
+            format!("; clusters of the last level first change between {below} and {above} times its scale")
+        }
+        None if largest > 0.0 => {
+            format!("; all tokens of the last level keep their clusters up to {largest} times its scale")
+        }
+        None => String::new(),
+    }
 }
 
 /// A condition such as `shift_relative>0.5` that makes a run fail.
@@ -141,17 +153,18 @@ impl Threshold {
 
 impl Quantity {
     fn of(self, report: &AdapterReport) -> Option<f64> {
-        let last = report.layers.last()?;
-        let over =
-            |pick: fn(&AdapterLayer) -> f64, fold: fn(f64, f64) -> f64| report.layers.iter().map(pick).reduce(fold);
+        let row = report.layers.last()?;
+        let last = &row.drift;
+        let drifts = || report.layers.iter().map(|layer| &layer.drift);
+        let over = |pick: fn(&LayerDrift) -> f64, fold: fn(f64, f64) -> f64| drifts().map(pick).reduce(fold);
         match self {
             Self::ShiftRelative => Some(last.shift_relative),
             Self::MaxShiftRelative => over(|layer| layer.shift_relative, f64::max),
             Self::Cosine => Some(last.cosine),
             Self::MinCosine => over(|layer| layer.cosine, f64::min),
             Self::ClustersChanged => Some(last.clusters_changed as f64),
-            Self::Wasserstein2 => last.wasserstein2,
-            Self::EnergyChange => last.energy_change,
+            Self::Wasserstein2 => row.wasserstein2,
+            Self::EnergyChange => row.energy_change,
             Self::Departure => report.departure.value,
             Self::UnstableHeads => Some(report.heads.iter().filter(|head| head.stable == Some(false)).count() as f64),
         }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Subject;
 use super::rows::{Constant, DepthRow, LayerRow};
 use crate::error::LabError;
-use crate::hub::HubCache;
+use crate::hub::{HubCache, Role, cached};
 use crate::inspect::setting;
 use crate::watch::Watcher;
 
@@ -36,7 +36,8 @@ impl VariantRequest {
     pub(super) fn model(&self, base: &Model) -> Result<(String, Model), LabError> {
         match self {
             Self::Adapter(folder, strictness) => {
-                let adapted = base.with_adapter(&Adapter::open(folder, *strictness)?, *strictness)?;
+                let adapted =
+                    base.with_adapter(&Adapter::open(&cached(folder, Role::Adapter)?, *strictness)?, *strictness)?;
                 Ok((format!("adapter {}", folder.display()), adapted.model))
             }
             Self::Quantized(name) => {

@@ -78,6 +78,68 @@ fn attention_is_the_dense_formula_of_the_softmax_mean() {
     }
 }
 
+/// Σ of moments, dense.
+fn covariance(moments: &Moments) -> Vec<f64> {
+    let d = moments.mean.len();
+    let rows: Vec<Vec<f64>> =
+        moments.factor.chunks_exact(d).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect();
+    (0..d * d).map(|at| rows.iter().map(|row| row[at / d] * row[at % d]).sum()).collect()
+}
+
+fn assert_close(found: &[f64], exact: &[f64], tolerance: f64) {
+    let size = exact.iter().fold(0.0_f64, |size, x| size.max(x.abs()));
+    for (found, exact) in found.iter().zip(exact) {
+        assert!((found - exact).abs() <= tolerance * size, "{found} {exact}, of {size}");
+    }
+}
+
+#[test]
+fn many_tokens_have_the_moments_of_no_more_rows_than_dimensions() {
+    let (n, d) = (300, 7);
+    let mut tokens = noise(n * d, 21);
+    // A direction without spread, as a LayerNorm leaves one, and one with a thousandth of the others'.
+    for token in tokens.chunks_exact_mut(d) {
+        (token[3], token[5]) = (0.5, 1e-3 * token[5] + token[0]);
+    }
+    let (whole, few) = (Moments::of_every_token(&tokens, d), Moments::of(&tokens, d));
+    assert_eq!((whole.factor.len() / d, few.factor.len() / d, &few.mean), (n, d - 1, &whole.mean));
+    // Entries in f32, each rounded to 2^-24.
+    assert_close(&covariance(&few), &covariance(&whole), 3e-7);
+    // One point, many times: no spread, and still a matrix.
+    let point = Moments::of(&[1.0, 2.0].repeat(9), 2);
+    assert_eq!((point.mean, point.factor), (vec![1.0, 2.0], vec![0.0, 0.0]));
+}
+
+#[test]
+fn what_becomes_of_moments_does_not_depend_on_the_rows_of_their_factor() {
+    let (n, d, k) = (40, 6, 2);
+    let layer = Attention {
+        query: linear(2 * k, d, 1),
+        key: linear(2 * k, d, 2),
+        value: linear(2 * k, d, 3),
+        output: linear(d, 2 * k, 4),
+        query_norm: None,
+        key_norm: None,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: k,
+    };
+    let (gate, up, down) = (linear(9, d, 5), linear(9, d, 6), linear(d, 9, 7));
+    let block = |x: &Moments| {
+        let mut y = x.clone();
+        y.add(&attention(&layer, &MeanTurn { pairs: None }, x));
+        let y = normed(&Norm::from_parts(NormKind::LayerNorm, noise(d, 8), noise(d, 9), 1e-12), &y);
+        bent(Activation::Silu, &y.through(&gate), Some(&y.through(&up))).through(&down)
+    };
+    let tokens = noise(n * d, 22);
+    let (whole, few) = (block(&Moments::of_every_token(&tokens, d)), block(&Moments::of(&tokens, d)));
+    assert_eq!((whole.factor.len(), few.factor.len()), (n * d, d * d));
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    // Sums of tens of f32 products.
+    assert_close(&wide(&few.mean), &wide(&whole.mean), 2e-6);
+    assert_close(&covariance(&few), &covariance(&whole), 5e-6);
+}
+
 #[test]
 fn normalising_tokens_of_one_length_is_exact() {
     let d = 5;
@@ -162,5 +224,40 @@ fn the_mean_turn_of_a_causal_pair_is_that_of_its_three_pairs() {
     for ((cosine, sine), w) in turns.iter().zip([1.0_f32, 10.0_f32.powf(-0.5)]) {
         // Twice the same place, once a key one place before its query.
         assert!((cosine - (2.0 + w.cos()) / 3.0).abs() < 1e-6 && (sine + w.sin() / 3.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_mean_turn_is_the_mean_over_all_pairs_that_see_each_other() {
+    use crate::config::{Rotary, RotaryScaling};
+    let (n, pairs) = (17, 3);
+    let rotary = Rotary { theta: 50.0, scaling: RotaryScaling::None };
+    let rotation = crate::transformer::rotation::Rotation::new(&rotary, None, 2 * pairs, n);
+    let layer = Attention {
+        query: linear(6, 6, 1),
+        key: linear(6, 6, 2),
+        value: linear(6, 6, 3),
+        output: linear(6, 6, 4),
+        query_norm: None,
+        key_norm: None,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 6,
+    };
+    let keep: Vec<bool> = (0..n).map(|i| i % 5 != 3).collect();
+    // All tokens, those before, and the last four.
+    for lookback in [None, Some(usize::MAX), Some(3)] {
+        let scene = Scene { keep: &keep, rotation: Some(&rotation), lookback };
+        let turns = MeanTurn::of(&layer, &scene).pairs.unwrap();
+        for (pair, (cosine, sine)) in turns.iter().enumerate() {
+            let frequency = 50.0_f64.powf(-(pair as f64) / pairs as f64);
+            let seen = (0..n).flat_map(|i| scene.visible(i).map(move |j| (i, j)));
+            let angles: Vec<f64> =
+                seen.filter(|(i, j)| keep[*i] && keep[*j]).map(|(i, j)| frequency * (j as f64 - i as f64)).collect();
+            let mean = |f: fn(f64) -> f64| angles.iter().map(|angle| f(*angle)).sum::<f64>() / angles.len() as f64;
+            // Cosines and sines are stored in f32.
+            assert!((f64::from(*cosine) - mean(f64::cos)).abs() < 1e-6, "{lookback:?} {pair}");
+            assert!((f64::from(*sine) - mean(f64::sin)).abs() < 1e-6, "{lookback:?} {pair}");
+        }
     }
 }
