@@ -375,6 +375,36 @@ fn a_run_that_diverges_says_so_and_keeps_what_was_good() {
 }
 
 #[test]
+fn a_run_that_diverges_late_keeps_its_best_adapter_and_all_numbers_before() {
+    let world = world();
+    // A decay that multiplies the factors by -999 a step: good after one step, overflow after some more.
+    let run = |folder: &str, steps: &str| {
+        let sets = [
+            "optimizer.base=\"sgd\"",
+            "optimizer.method=\"lora\"",
+            "optimizer.schedule=\"constant\"",
+            "optimizer.weight_decay=1e5",
+            "evaluation.every=1",
+            steps,
+        ];
+        let mut arguments = vec!["finetune", "run.toml", "-o", folder];
+        sets.iter().for_each(|change| arguments.extend(["--set", change]));
+        world.run(&arguments)
+    };
+    let ended = run("run", "optimizer.max_steps=30");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("adapter/ holds the best adapter, of step 1\n"), "{}", ended.stderr);
+    assert!(!world.path().join("run/DONE").exists());
+    assert_eq!(run("short", "optimizer.max_steps=1").code, Some(0));
+    for file in ["adapter_model.safetensors", "adapter_config.json"] {
+        assert_eq!(world.read(&format!("run/adapter/{file}")), world.read(&format!("short/adapter/{file}")), "{file}");
+    }
+    let lines = metrics(&world, "run");
+    assert!(ended.stderr.contains(&format!("after step {}: training diverged", lines.len())), "{}", ended.stderr);
+    assert!(lines.iter().enumerate().all(|(i, line)| line["step"] == i + 1 && line["loss"].is_number()), "{lines:?}");
+}
+
+#[test]
 fn a_classifier_of_a_decoder_learns_two_kinds_of_lines() {
     let world = world();
     let line = |i: usize| {

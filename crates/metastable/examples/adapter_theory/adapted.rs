@@ -26,6 +26,12 @@ pub(crate) trait Problem {
     /// The loss at other matrices of the same shapes.
     fn loss(&self, weights: &[Matrix], part: Part) -> f64;
 
+    /// The least loss that adapters of rank r on these frozen matrices can reach, where that is known, up to a number that is
+    /// the same for all matrices: starts that move the base have another.
+    fn floor(&self, _bases: &[Matrix]) -> Result<f64, DynamicsError> {
+        Ok(0.0)
+    }
+
     /// The gradients of the loss of a batch with respect to all matrices.
     fn gradients(&self, weights: &[Matrix], batch: u64) -> Vec<Matrix>;
 }
@@ -36,7 +42,7 @@ pub(crate) struct Setting {
     pub(crate) rank: usize,
     /// σ: the scale alpha/r is σ².
     pub(crate) sigma: f64,
-    /// lr·σ.
+    /// The learning rate times σ; times σ² under plain descent, where that makes it independent of σ.
     pub(crate) rate: f64,
     pub(crate) steps: u64,
     pub(crate) base: Base,
@@ -51,8 +57,13 @@ pub(crate) struct Setting {
 /// What came out of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
+    /// Losses above what the adapters could reach, see [`Problem::floor`].
     pub(crate) validation: f64,
     pub(crate) test: f64,
+    /// The test loss when a run whose steps take [`SLOWER`] times as long would have to end.
+    pub(crate) sooner: f64,
+    /// The floor of the moved base minus that of the frozen matrices.
+    pub(crate) moved_floor: f64,
     /// The largest condition number of a pair at the end, and what it would be after balancing.
     pub(crate) kappa: f64,
     pub(crate) kappa_balanced: f64,
@@ -65,7 +76,16 @@ pub(crate) struct Outcome {
 impl Outcome {
     fn diverged() -> Self {
         let none = f64::INFINITY;
-        Self { validation: none, test: none, kappa: none, kappa_balanced: none, skipped: 0, curve: Vec::new() }
+        Self {
+            validation: none,
+            test: none,
+            sooner: none,
+            moved_floor: 0.0,
+            kappa: none,
+            kappa_balanced: none,
+            skipped: 0,
+            curve: Vec::new(),
+        }
     }
 }
 
@@ -165,6 +185,9 @@ pub(crate) fn train(
     }
 }
 
+/// What a projection may add to a step on a real model (R6): equal seconds are so many fewer steps.
+const SLOWER: f64 = 1.05;
+
 /// Parameters beyond this are a divergence; starts are of the order 1 to 100.
 const TOO_LARGE: f64 = 1e16;
 
@@ -176,9 +199,14 @@ fn attempt(
 ) -> Result<Option<Outcome>, DynamicsError> {
     let start = |(index, weight): (usize, &Matrix)| Layer::start(weight, rival, setting, index);
     let mut layers = problem.weights().iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
-    let (mut skipped, mut curve) = (0, Vec::new());
+    let moved_floor = moved_floor(problem, &layers)?;
+    let (mut skipped, mut curve, mut sooner) = (0, Vec::new(), f64::INFINITY);
     for step in 0..setting.steps {
         let now = weights(&layers);
+        // The last whole step that fits.
+        if step == (setting.steps as f64 / SLOWER) as u64 {
+            sooner = problem.loss(&now, Part::Test) - moved_floor;
+        }
         if keeps_curve {
             curve.push(problem.loss(&now, Part::Test));
         }
@@ -190,7 +218,7 @@ fn attempt(
         let factor = clip(chained.iter().map(square).sum::<f64>().sqrt(), setting.clip);
         for (index, (layer, (gradient, of_m))) in layers.iter_mut().zip(chained).enumerate() {
             let gradient = Gradient { a: gradient.a.scaled(factor), b: gradient.b.scaled(factor) };
-            let rate = setting.rate / setting.sigma;
+            let rate = setting.rate / if setting.base == Base::Sgd { setting.sigma.powi(2) } else { setting.sigma };
             let stepped = layer.optimizer.step(&layer.pair, &gradient, rate, setting.decay)?;
             skipped += u64::from(matches!(stepped.skipped, Some(Skip::RankDeficient { .. } | Skip::ZeroFactor)));
             layer.pair = if rival.flips { flipped(stepped.pair, setting.seed, step, index)? } else { stepped.pair };
@@ -206,7 +234,8 @@ fn attempt(
     if keeps_curve {
         curve.push(problem.loss(&last, Part::Test));
     }
-    let (validation, test) = (problem.loss(&last, Part::Validation), problem.loss(&last, Part::Test));
+    let loss = |part| problem.loss(&last, part) - moved_floor;
+    let (validation, test) = (loss(Part::Validation), loss(Part::Test));
     if !(validation.is_finite() && test.is_finite()) {
         return Ok(None);
     }
@@ -216,7 +245,16 @@ fn attempt(
         kappa = kappa.max(condition.kappa);
         kappa_balanced = kappa_balanced.max(condition.balanced);
     }
-    Ok(Some(Outcome { validation, test, kappa, kappa_balanced, skipped, curve }))
+    Ok(Some(Outcome { validation, test, sooner, moved_floor, kappa, kappa_balanced, skipped, curve }))
+}
+
+/// How much lower or higher a loss the moved bases allow.
+fn moved_floor(problem: &dyn Problem, layers: &[Layer]) -> Result<f64, DynamicsError> {
+    let bases: Vec<Matrix> = layers.iter().map(|layer| layer.base.clone()).collect();
+    if bases == problem.weights() {
+        return Ok(0.0);
+    }
+    Ok(problem.floor(&bases)? - problem.floor(problem.weights())?)
 }
 
 /// Each singular pair keeps or changes its sign with equal chances.

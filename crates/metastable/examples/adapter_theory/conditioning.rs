@@ -1,7 +1,7 @@
-//! Matrix factorisation and matrix sensing: condition numbers and rates of descent against what theory predicts.
+//! Matrix factorisation, sensing and regression: condition numbers and rates of descent against what theory predicts.
 //!
-//! A matrix X* of rank r is recovered from ½<E, K E>, E = B A - X*: K is the identity (factorisation) or the mean of
-//! <M, ·>M over Gaussian measurements M (sensing). Every run starts 1e-3 away from a minimiser whose factors are off
+//! A matrix X* of rank r is recovered from ½<E, K E>, E = B A - X*: K is the identity (factorisation), the mean of
+//! <M, ·>M over Gaussian measurements M (sensing), or E ↦ E C for inputs of covariance C (regression). Every run starts 1e-3 away from a minimiser whose factors are off
 //! balance, and takes the best constant step that the Hessian there allows.
 
 use std::error::Error;
@@ -25,6 +25,8 @@ pub(crate) enum Loss {
     Factorisation,
     /// K comes from measurements.
     Sensing,
+    /// K comes from inputs whose covariance has the condition number that varies; σ_1/σ_r is 4.
+    Regression,
 }
 
 /// r.
@@ -72,8 +74,10 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Singular values from `ratio` to 1 in geometric steps.
+    /// Singular values from `ratio` to 1 in geometric steps; for regression from 4, and eigenvalues of the covariance from 1 to
+    /// 1/`ratio`.
     pub(crate) fn new(loss: Loss, ratio: f64, seed: u64) -> Result<Self, DynamicsError> {
+        let (ratio, covariance) = if loss == Loss::Regression { (4.0, ratio) } else { (ratio, 1.0) };
         let basis = |stream| normal(seed, stream, SIDE, RANK, 1.0).thin_qr().0;
         let (u, v) = (basis(1), basis(2));
         let root = |k: usize| ratio.powf(0.5 * (1.0 - k as f64 / (RANK as f64 - 1.0)));
@@ -87,6 +91,16 @@ impl Recovery {
                 let values = gram.symmetric_eigen()?.0;
                 let ends = [values[0], values[values.len() - 1]];
                 (Some(gram), ends)
+            }
+            Loss::Regression => {
+                let o = normal(seed, 7, SIDE, SIDE, 1.0).thin_qr().0;
+                let power = |k: usize| covariance.powf(-(k as f64) / (SIDE as f64 - 1.0));
+                let c = Matrix::from_fn(SIDE, SIDE, |i, k| o.at(i, k) * power(k)).multiply(&o.transpose());
+                // Row by row, entry (i, j) of E C is Σ_k E_ik C_kj.
+                let of = |at: usize, from: usize| {
+                    if at / SIDE == from / SIDE { c.at(from % SIDE, at % SIDE) } else { 0.0 }
+                };
+                (Some(Matrix::from_fn(SIDE * SIDE, SIDE * SIDE, of)), [1.0 / covariance, 1.0])
             }
         };
         Ok(Self { target: balanced.product(), balanced, curvature, curvature_ends, seed })
@@ -168,7 +182,7 @@ impl Recovery {
     }
 }
 
-/// κ in closed form: exact for factorisation; times [`Recovery::curvature_ends`]' ratio a bound for sensing.
+/// κ in closed form: exact for factorisation; times [`Recovery::curvature_ends`]' ratio a bound for the others.
 pub(crate) fn formula(method: Method, minimiser: &LowRankPair) -> Result<f64, DynamicsError> {
     let of: Condition = minimiser.condition()?;
     let ends = |factor: &Matrix| -> Result<[f64; 2], DynamicsError> {
@@ -191,7 +205,7 @@ pub(crate) fn formula(method: Method, minimiser: &LowRankPair) -> Result<f64, Dy
 /// What a run measured beside what was predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Measured {
-    /// κ of the closed form times the ratio of the ends of K: exact for factorisation, a bound for sensing.
+    /// κ of the closed form times the ratio of the ends of K: exact for factorisation, a bound for the others.
     pub(crate) formula: f64,
     /// κ of the Hessian, by its eigenvalues.
     pub(crate) kappa: f64,
@@ -247,7 +261,7 @@ fn start(recovery: &Recovery, method: Method, minimiser: &LowRankPair) -> Result
 /// What varies besides methods and gauges.
 #[derive(Debug, Clone)]
 pub(crate) struct Cases {
-    /// σ_1/σ_r.
+    /// σ_1/σ_r; for regression the condition number of the covariance.
     pub(crate) ratios: Vec<f64>,
     pub(crate) cs: Vec<f64>,
     pub(crate) seeds: u64,
@@ -256,6 +270,10 @@ pub(crate) struct Cases {
 impl Cases {
     pub(crate) fn usual(seeds: u64) -> Self {
         Self { ratios: vec![1.0, 4.0, 16.0], cs: vec![1.0, 1.5, 2.0, 3.0], seeds }
+    }
+
+    pub(crate) fn usual_regression(seeds: u64) -> Self {
+        Self { ratios: vec![1.0, 100.0, 10_000.0], ..Self::usual(seeds) }
     }
 }
 
@@ -287,7 +305,7 @@ fn findings(loss: Loss, cases: &Cases, rows: &[Row]) -> Result<Findings, Box<dyn
     let mut table = metastable::table::Table::new("points");
     table.push("method", texts(rows.iter().map(|row| METHODS[row.0.0].0)))?;
     table.push("gauge", texts(rows.iter().map(|row| GAUGES[row.0.1].0)))?;
-    table.push("sigma_ratio", numbers(rows.iter().map(|row| cases.ratios[row.0.2])))?;
+    table.push(varied(loss), numbers(rows.iter().map(|row| cases.ratios[row.0.2])))?;
     table.push("c", numbers(rows.iter().map(|row| cases.cs[row.0.3])))?;
     table.push("seed", numbers(rows.iter().map(|row| row.1 as f64)))?;
     type Part = (&'static str, fn(&Measured) -> f64);
@@ -313,7 +331,7 @@ fn findings(loss: Loss, cases: &Cases, rows: &[Row]) -> Result<Findings, Box<dyn
         axes: vec![
             Axis::Words("method", METHODS.iter().map(|(name, _)| (*name).to_owned()).collect()),
             Axis::Words("gauge", GAUGES.iter().map(|(name, _)| (*name).to_owned()).collect()),
-            Axis::Logarithmic("sigma_ratio", cases.ratios.clone()),
+            Axis::Logarithmic(varied(loss), cases.ratios.clone()),
             Axis::Logarithmic("c", cases.cs.clone()),
         ],
         band: Band::Quartiles,
@@ -330,7 +348,13 @@ fn name(loss: Loss) -> &'static str {
     match loss {
         Loss::Factorisation => "Matrix factorisation",
         Loss::Sensing => "Matrix sensing",
+        Loss::Regression => "Anisotropic regression",
     }
+}
+
+/// What [`Cases::ratios`] are.
+fn varied(loss: Loss) -> &'static str {
+    if loss == Loss::Regression { "covariance_condition" } else { "sigma_ratio" }
 }
 
 /// A row of Markdown for every method, then R2.
@@ -338,8 +362,10 @@ fn sentences(loss: Loss, cases: &Cases, rows: &[Row]) -> Vec<String> {
     let (k, i) = (cases.ratios.len() / 2, cases.cs.len() / 2);
     let what = if loss == Loss::Factorisation { "formula" } else { "bound" };
     let mut sentences = vec![format!(
-        "| method | κ over its {what} | ln(loss factor) over predicted | steps over predicted | median steps, σ_1/σ_r = {}, c = {}, scalar and shear |\n|---|---|---|---|---|",
-        cases.ratios[k], cases.cs[i]
+        "| method | κ over its {what} | ln(loss factor) over predicted | steps over predicted | median steps, {} = {}, c = {}, scalar and shear |\n|---|---|---|---|---|",
+        if loss == Loss::Regression { "condition of the covariance" } else { "σ_1/σ_r" },
+        cases.ratios[k],
+        cases.cs[i]
     )];
     let spread = |values: &[f64]| {
         let part = |q: f64| quantile(values, q).map_or_else(|| "none".into(), short);
@@ -363,7 +389,22 @@ fn sentences(loss: Loss, cases: &Cases, rows: &[Row]) -> Vec<String> {
         ));
     }
     sentences.push(mechanism(loss, cases, rows));
+    sentences.extend((loss == Loss::Regression).then(|| by_covariance(cases, rows)));
     sentences
+}
+
+/// What is left of the gain where K is uneven: balanced factors are then no longer the best of all.
+fn by_covariance(cases: &Cases, rows: &[Row]) -> String {
+    let at = |k: usize| {
+        let of = |m: usize| rows.iter().filter(move |row| row.0.0 == m && row.0.2 == k && cases.cs[row.0.3] > 1.0);
+        let gains: Vec<f64> = of(0).zip(of(1)).map(|(x, y)| x.2.kappa / y.2.kappa).collect();
+        let part = |q: f64| quantile(&gains, q).map_or_else(|| "none".into(), short);
+        let better = gains.iter().filter(|gain| **gain > 1.0).count();
+        let counted = format!("balora's is lower in {better} of {}", gains.len());
+        format!("{} ({} to {}; {counted}) at {}", part(0.5), part(0.0), part(1.0), short(cases.ratios[k]))
+    };
+    let all: Vec<String> = (0..cases.ratios.len()).map(at).collect();
+    format!("κ of lora's Hessian over balora's, off balance, by the condition of the covariance: {}.", all.join(", "))
 }
 
 /// R2: lora's steps over balora's, against the prediction, where both arrive and factors are off balance.

@@ -5,11 +5,13 @@
 //!
 //!   factorisation       condition numbers and rates of matrix factorisation against their formulas
 //!   sensing             the same from Gaussian measurements
+//!   regression          the same from inputs whose covariance has condition number 1, 100, 10000
 //!   synthetic LAYERS    the paper's synthetic figure, one or two linear layers under sign descent
 //!   heat-map LAYERS     the same over rates and starts
 //!   forgetting DEPTH    addition modulo 17 while an adapter learns subtraction
 //!   protocol TASK       all methods over a grid of rates and scales; TASK is chain-1, chain-2, teacher, or mails with
-//!                       --model FOLDER (a BERT with its pooler) and --mails FILE.jsonl (scripts/fetch-data)
+//!                       --model FOLDER (a BERT with its pooler) and --mails FILE.jsonl (scripts/fetch-data);
+//!                       --base adamw, sgd or sign, --decay 0.01, --clip 1.0: what moves the factors of all methods
 //! ```
 //!
 //! FOLDER gets a table (`points.parquet`, `points.csv`, a row a run), `report.json`, its page and figures. A run that is killed
@@ -32,7 +34,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use conditioning::{Cases, Loss};
-use protocol::{Grid, Sources, Task};
+use metastable_model::train::Base;
+use protocol::{Grid, Movement, Sources, Task};
 use synthetic::Figure;
 
 /// What the user asked for.
@@ -41,6 +44,7 @@ struct Request {
     output: PathBuf,
     seeds: Option<u64>,
     sources: Option<Sources>,
+    movement: Movement,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -50,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match words[..] {
         ["factorisation"] => conditioning::run(Loss::Factorisation, &Cases::usual(seeds(5)), &request.output),
         ["sensing"] => conditioning::run(Loss::Sensing, &Cases::usual(seeds(5)), &request.output),
+        ["regression"] => conditioning::run(Loss::Regression, &Cases::usual_regression(seeds(5)), &request.output),
         ["synthetic", layers] => {
             let size = synthetic::Size::published(of_two("synthetic", layers, ["1", "2"])? + 1, seeds(8));
             synthetic::run(Figure::Curves, size, &request.output)
@@ -68,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let names: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
                 format!("protocol: expected one of {}, found {task}", names.join(", "))
             })?;
-            protocol::run(task, &Grid::of(task, seeds(5)), request.sources.as_ref(), &request.output)
+            protocol::run(task, &Grid::of(task, seeds(5), request.movement), request.sources.as_ref(), &request.output)
         }
         _ => {
             Err(format!("expected an experiment, found `{}`; the first lines of main.rs list them", words.join(" "))
@@ -85,6 +90,7 @@ fn of_two(of: &str, word: &str, known: [&str; 2]) -> Result<usize, Box<dyn Error
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, Box<dyn Error>> {
     let (mut words, mut output, mut seeds, mut model, mut mails) = (Vec::new(), None, None, None, None);
+    let mut movement = Movement::default();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument}: expected a value"));
         match argument.as_str() {
@@ -92,12 +98,29 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, Box<dyn
             "--seeds" => seeds = Some(positive(&value()?)?),
             "--model" => model = Some(PathBuf::from(value()?)),
             "--mails" => mails = Some(PathBuf::from(value()?)),
+            "--base" => movement.base = base(&value()?)?,
+            "--decay" => movement.decay = not_negative("--decay", &value()?)?,
+            "--clip" => movement.clip = not_negative("--clip", &value()?)?,
             flag if flag.starts_with("--") => return Err(format!("unknown flag {flag}").into()),
             word => words.push(word.to_owned()),
         }
     }
     let sources = model.zip(mails).map(|(model, mails)| Sources { model, mails });
-    Ok(Request { words, output: output.ok_or("--output: expected a folder")?, seeds, sources })
+    Ok(Request { words, output: output.ok_or("--output: expected a folder")?, seeds, sources, movement })
+}
+
+fn base(name: &str) -> Result<Base, Box<dyn Error>> {
+    match name {
+        "adamw" => Ok(Base::default()),
+        "sgd" => Ok(Base::Sgd),
+        "sign" => Ok(Base::Sign),
+        _ => Err(format!("--base: expected adamw, sgd or sign, found {name}").into()),
+    }
+}
+
+fn not_negative(flag: &str, text: &str) -> Result<f64, Box<dyn Error>> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| format!("{flag}: expected a finite number >= 0, found {text}").into())
 }
 
 fn positive(text: &str) -> Result<u64, Box<dyn Error>> {

@@ -31,13 +31,15 @@ const RITE: LoraRite = LoraRite { beta1: 0.9, beta2: 0.999, epsilon: 1e-6, max_n
 pub(crate) const CONTROL: &str = "balora-unsigned";
 
 /// All methods, the adapter of every other comparison first.
-pub(crate) const RIVALS: [Rival; 19] = [
+pub(crate) const RIVALS: [Rival; 20] = [
     plain("lora", Method::Lora),
     plain("balora", Method::Balora(BALORA)),
     plain("balora-authors", Method::Balora(AUTHORS)),
     plain("balora-nearest", Method::Balora(NEAREST)),
     plain("balora-every-10", Method::Balora(EVERY_TENTH)),
+    // RefLoRA's scalar mode.
     plain("norm-balance", Method::NormBalance { transport: true }),
+    plain("norm-balance-left", Method::NormBalance { transport: false }),
     plain("reflora", Method::RefLora { warmup: 0 }),
     plain("scaled-gd-1e-6", Method::Riemannian { damping: 1e-6 }),
     plain("scaled-gd-1e-2", Method::Riemannian { damping: 1e-2 }),

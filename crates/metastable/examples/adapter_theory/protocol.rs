@@ -1,7 +1,7 @@
 //! All methods on one task over a grid of effective learning rates and scales, several seeds a cell.
 //!
-//! Equal for all: data and their order, steps, AdamW, no weight decay, no clipping, f64. Rates are lr·σ = 10^{k/2}; where the best
-//! rate of a method at a scale is at the edge of the grid, the grid is continued there.
+//! Equal for all: data and their order, steps, optimizer, weight decay, clipping, f64. Rates are lr·σ = 10^{k/2} (lr·σ² under plain
+//! descent); where the best rate of a method at a scale is at the edge of the grid, the grid is continued there.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -77,16 +77,46 @@ pub(crate) struct Grid {
     /// k of rates 10^{k/2}, increasing, without gaps.
     pub(crate) rates: Vec<i32>,
     pub(crate) seeds: Vec<u64>,
+    pub(crate) movement: Movement,
+}
+
+/// What moves the factors of all methods.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Movement {
+    pub(crate) base: Base,
+    /// The decoupled weight decay.
+    pub(crate) decay: f64,
+    /// The norm that all gradients together are clipped to; 0 for none.
+    pub(crate) clip: f64,
+}
+
+impl Default for Movement {
+    fn default() -> Self {
+        Self { base: Base::default(), decay: 0.0, clip: 0.0 }
+    }
+}
+
+impl Movement {
+    fn words(self) -> String {
+        let base = match self.base {
+            Base::Sgd => "plain descent",
+            Base::Sign => "sign descent",
+            _ => "AdamW",
+        };
+        let clip = if self.clip > 0.0 { format!("clipped to {}", self.clip) } else { "no clipping".into() };
+        format!("{base}, weight decay {}, {clip}", self.decay)
+    }
 }
 
 impl Grid {
-    pub(crate) fn of(task: Task, seeds: u64) -> Self {
+    pub(crate) fn of(task: Task, seeds: u64, movement: Movement) -> Self {
         let [first, last] = task.rates();
         Self {
             rivals: RIVALS.to_vec(),
             sigmas: vec![0.1, 1.0, 10.0],
             rates: (first..=last).collect(),
             seeds: (0..seeds).collect(),
+            movement,
         }
     }
 }
@@ -101,6 +131,10 @@ pub(crate) fn rate(k: i32) -> f64 {
 pub(crate) struct Kept {
     pub(crate) validation: f64,
     pub(crate) test: f64,
+    /// The test loss at equal seconds, if a step takes 5 % longer.
+    pub(crate) sooner: f64,
+    /// How much lower or higher a loss the start's moved base allows.
+    pub(crate) moved_floor: f64,
     pub(crate) kappa: f64,
     pub(crate) skipped: u64,
 }
@@ -160,7 +194,7 @@ pub(crate) fn run(task: Task, grid: &Grid, sources: Option<&Sources>, output: &P
 
 /// One line that changes whenever the results would.
 pub(crate) fn fingerprint(task: Task, grid: &Grid) -> String {
-    format!("adapter_theory protocol 1 {} {grid:?}", task.name())
+    format!("adapter_theory protocol 2 {} {grid:?}", task.name())
 }
 
 /// The problem of every seed.
@@ -227,25 +261,34 @@ fn one(
     // JSON has no infinity: null stands for it.
     let number = |value: &Value| value.as_f64().unwrap_or(f64::INFINITY);
     if let Some(found) = work.found(&name) {
-        let [validation, test, kappa] = ["validation", "test", "kappa"].map(|key| number(&found[key]));
-        return Ok(Kept { validation, test, kappa, skipped: found["skipped"].as_u64().unwrap_or(0) });
+        let [validation, test, sooner, moved_floor, kappa] =
+            ["validation", "test", "sooner", "moved_floor", "kappa"].map(|key| number(&found[key]));
+        let skipped = found["skipped"].as_u64().unwrap_or(0);
+        return Ok(Kept { validation, test, sooner, moved_floor, kappa, skipped });
     }
     let setting = Setting {
         rank: task.rank(),
         sigma: grid.sigmas[sigma],
         rate: rate(k),
         steps: task.steps(),
-        base: Base::default(),
-        decay: 0.0,
-        clip: 0.0,
+        base: grid.movement.base,
+        decay: grid.movement.decay,
+        clip: grid.movement.clip,
         seed: grid.seeds[seed],
         normal_start: None,
     };
     let outcome = train(problem, &grid.rivals[method], &setting, false)?;
-    let kept =
-        Kept { validation: outcome.validation, test: outcome.test, kappa: outcome.kappa, skipped: outcome.skipped };
+    let kept = Kept {
+        validation: outcome.validation,
+        test: outcome.test,
+        sooner: outcome.sooner,
+        moved_floor: outcome.moved_floor,
+        kappa: outcome.kappa,
+        skipped: outcome.skipped,
+    };
     let found = json!({
-        "validation": kept.validation, "test": kept.test, "kappa": kept.kappa, "skipped": kept.skipped,
+        "validation": kept.validation, "test": kept.test, "sooner": kept.sooner, "moved_floor": kept.moved_floor,
+        "kappa": kept.kappa, "skipped": kept.skipped,
     });
     work.keep(&name, found)?;
     Ok(kept)
@@ -262,6 +305,8 @@ fn findings(task: Task, grid: &Grid, runs: &Runs) -> Result<Findings, Box<dyn Er
     table.push("seed", numbers(places.iter().map(|at| grid.seeds[at.3] as f64)))?;
     table.push("validation", column(&|kept| kept.validation))?;
     table.push("test", column(&|kept| kept.test))?;
+    table.push("test_at_equal_seconds", column(&|kept| kept.sooner))?;
+    table.push("moved_floor", column(&|kept| kept.moved_floor))?;
     table.push("kappa", column(&|kept| kept.kappa))?;
     table.push("skipped", column(&|kept| kept.skipped as f64))?;
     let mut cells = Vec::new();
@@ -274,7 +319,7 @@ fn findings(task: Task, grid: &Grid, runs: &Runs) -> Result<Findings, Box<dyn Er
         }
     }
     let verdict = judged(grid, runs);
-    let mut sentences = vec![format!("{}.", task.words())];
+    let mut sentences = vec![format!("{}; {}.", task.words(), grid.movement.words())];
     sentences.extend(verdict.sentences.clone());
     Ok(Findings {
         title: format!("Protocol: {}", task.words()),

@@ -114,10 +114,11 @@ pub fn run(request: &FinetuneRequest, watcher: &mut dyn Watcher) -> Result<Finet
             return Err(LabError::Stopped { folder: request.output.clone(), interruption });
         }
         Err(Ended::Diverged(error)) => {
+            folder.write("metrics.jsonl", &progress.lines())?;
             let kept = keep_adapter(&base, &mut session, &progress, &mut folder)?;
             return Err(LabError::Diverged {
                 folder: request.output.clone(),
-                step: progress.step + 1,
+                step: progress.step,
                 kept,
                 source: error.into(),
             });

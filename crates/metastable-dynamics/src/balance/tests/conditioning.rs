@@ -1,7 +1,8 @@
-use super::{close, gaussian_pair, normal, relative_error};
+use super::{close, from_stream, gaussian_pair, median, normal, relative_error};
 use crate::balance::condition::{balanced_kappa_with_residual, rank_one_kappa};
 use crate::balance::{LowRankPair, norm_balanced};
 use crate::linalg::Matrix;
+use crate::random::numpy::RandomState;
 
 /// Eigenvalues, ascending, of the Hessian of ½‖B A - Z‖² in the entries of (A, B), from its definition:
 /// H[(dA, dB)] = (Bᵀ D + dBᵀ E, D Aᵀ + E dAᵀ) with D = dB A + B dA and E = B A - Z.
@@ -107,33 +108,36 @@ fn no_gauge_has_a_smaller_condition_number_than_the_balanced_one() {
 
 #[test]
 fn one_number_per_pair_recovers_much_of_the_condition() {
-    // O17: Gaussian factors 12 x 4 · 4 x 9 with log-normal scales, median κ/κ_bal about 4.6 raw, 2.1 with equal norms.
+    // O17: Gaussian factors 12 x 4 · 4 x 9 with log-normal scales; median κ/κ_bal with equal norms 2.12 elsewhere, where
+    // scales of another law gave 4.64 without.
     let mut ratios = [Vec::new(), Vec::new(), Vec::new()];
-    for seed in 0..201 {
-        let plain = gaussian_pair(seed, 12, 4, 9);
-        let scales = normal(90_000 + seed, 1, 2);
-        let pair = LowRankPair::new(plain.a().scaled(scales.at(0, 0).exp()), plain.b().scaled(scales.at(0, 1).exp()));
-        let pair = pair.unwrap();
+    for seed in 0..1001 {
+        let mut stream = RandomState::new(5000 + seed);
+        let mut next = |rows, columns| from_stream(&mut stream, rows, columns);
+        let (a, b, scales) = (next(4, 9), next(12, 4), next(1, 2));
+        let pair = LowRankPair::new(a.scaled(scales.at(0, 0).exp()), b.scaled(scales.at(0, 1).exp())).unwrap();
         let ratio = |pair: &LowRankPair| pair.condition().map(|found| found.kappa / found.balanced).unwrap();
         ratios[0].push(ratio(&pair));
         ratios[1].push(ratio(&norm_balanced(&pair).unwrap().unwrap().0));
         ratios[2].push(ratio(&pair.project().unwrap().pair));
     }
-    let [raw, scalar, balanced] = ratios.map(|mut values| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    });
-    // The law of the scales behind the published medians is unknown: the order and the factor 2 are what is claimed.
-    assert!(raw > 1.5 * scalar && scalar > 1.5 && scalar < 3.0, "{raw} {scalar}");
+    let [raw, scalar, balanced] = ratios.map(median);
+    // Singular values of κ up to 1e4 carry 1e-12.
+    close(raw, 6.932_946_625_871_689, 1e-10);
+    close(scalar, 2.239_664_835_398_4, 1e-10);
     close(balanced, 1.0, 1e-12);
+    // A median of a few hundred ratios that spread over a decade is known to about 10 %.
+    close(scalar, 2.12, 0.1);
 }
 
-/// (X Xᵀ)^½ of a symmetric positive X Xᵀ.
-fn square_root(gram: &Matrix) -> Matrix {
-    let (values, vectors) = gram.add_scaled(1.0, &gram.transpose()).scaled(0.5).symmetric_eigen().unwrap();
+/// (X Xᵀ)^½ and (XᵀX)^½ of the best approximation of X of rank r, which is X here.
+fn square_roots(x: &Matrix, r: usize) -> (Matrix, Matrix) {
+    let found = crate::balance::jacobi::jacobi(x).unwrap();
+    // Rows of the left are σ_k u_k: Σ σ_k u_k u_kᵀ and Σ σ_k v_k v_kᵀ.
     let scaled =
-        Matrix::from_fn(vectors.rows(), vectors.columns(), |i, j| vectors.at(i, j) * values[j].max(0.0).sqrt());
-    scaled.multiply(&vectors.transpose())
+        |m: &Matrix, power: f64| Matrix::from_fn(r, m.columns(), |k, j| found.values[k].powf(power) * m.at(k, j));
+    let (left, right) = (scaled(&found.scaled_left, -0.5), scaled(&found.right, 0.5));
+    (left.transpose().multiply(&left), right.transpose().multiply(&right))
 }
 
 /// The best approximation of rank r.
@@ -145,26 +149,25 @@ fn truncated(x: &Matrix, r: usize) -> Matrix {
 
 #[test]
 fn balanced_gradient_descent_has_an_intrinsic_recursion() {
-    // O9: X⁺ = X - τ((XXᵀ)^½ G + G (XᵀX)^½) + τ² G Xᵀ G. The square root of a singular Gram matrix costs half the
-    // digits of its null space, which truncation to rank r removes: agreement to 1e-9 over 300 steps.
+    // O9: X⁺ = X - τ((XXᵀ)^½ G + G (XᵀX)^½) + τ² G Xᵀ G, truncated to rank r; 2.0e-15 after 300 steps elsewhere.
     let z = truncated(&normal(31, 6, 5), 2);
     let mut pair = gaussian_pair(32, 6, 2, 5).project().unwrap().pair;
     let mut x = pair.product();
     let rate = 0.02;
     for _ in 0..300 {
         let g = x.add_scaled(-1.0, &z);
-        let left = square_root(&x.multiply(&x.transpose())).multiply(&g);
-        let right = g.multiply(&square_root(&x.transpose().multiply(&x)));
+        let (left, right) = square_roots(&x, 2);
         let curved = g.multiply(&x.transpose()).multiply(&g);
-        x = x.add_scaled(-rate, &left).add_scaled(-rate, &right).add_scaled(rate * rate, &curved);
-        x = truncated(&x, 2);
+        x = x.add_scaled(-rate, &left.multiply(&g)).add_scaled(-rate, &g.multiply(&right));
+        x = truncated(&x.add_scaled(rate * rate, &curved), 2);
 
         let g = pair.product().add_scaled(-1.0, &z);
         let (g_a, g_b) = (pair.b().transpose().multiply(&g), g.multiply(&pair.a().transpose()));
         let stepped = LowRankPair::new(pair.a().add_scaled(-rate, &g_a), pair.b().add_scaled(-rate, &g_b));
         pair = stepped.unwrap().project().unwrap().pair;
     }
-    assert!(relative_error(&pair.product(), &x) < 1e-9, "{}", relative_error(&pair.product(), &x));
+    // Some eps a step, contracted by the descent.
+    assert!(relative_error(&pair.product(), &x) < 1e-13, "{}", relative_error(&pair.product(), &x));
     // The run arrived somewhere: it fits the target.
     assert!(relative_error(&x, &z) < 1e-2);
 }

@@ -67,6 +67,27 @@ fn curvature_between_mu_and_l_costs_at_most_their_ratio() {
 }
 
 #[test]
+fn with_uneven_inputs_some_gauge_beats_the_balanced_one() {
+    // The caveat of T3: balance minimises κ of an isotropic loss and a bound for others, not κ itself. Inputs of covariance
+    // X Xᵀ + 0.05 I, X [4, 4]: elsewhere a better gauge in 200 of 200 problems, the best 0.31 times the balanced κ.
+    let ratio = |seed: u64| {
+        let balanced = gaussian_pair(seed, 5, 2, 4).project().unwrap().pair;
+        let x = normal(seed + 400, 4, 4);
+        let covariance = x.multiply(&x.transpose()).add_scaled(0.05, &Matrix::scaled_identity(4, 1.0));
+        let flat = balanced.product().scaled(0.0);
+        let kappa = |pair: &LowRankPair| kappa_of(&factor_hessian(pair, &flat, |d| d.multiply(&covariance)), 2).unwrap();
+        let even = kappa(&balanced);
+        let gauge = |k: u64| normal(1000 * seed + k, 2, 2).scaled(0.3).add_scaled(1.0, &Matrix::scaled_identity(2, 1.0));
+        let others = (0..200).map(|k| kappa(&balanced.regauged(&gauge(k + 500_000)).unwrap()) / even);
+        others.fold(f64::INFINITY, f64::min)
+    };
+    let ratios: Vec<f64> = (0..20).map(ratio).collect();
+    // The search is random: in NumPy its median of a hundred problems is 0.53, its worst 1.01.
+    let (better, best) = (ratios.iter().filter(|x| **x < 0.99).count(), ratios.iter().copied().fold(1.0, f64::min));
+    assert!(better >= 18 && best < 0.6, "{ratios:?}");
+}
+
+#[test]
 fn a_hessian_of_nothing_but_the_gauge_is_refused() {
     let error = extremes(&Matrix::scaled_identity(1, 1.0), 1).unwrap_err().to_string();
     assert!(error.contains("at least r² + 2"), "{error}");

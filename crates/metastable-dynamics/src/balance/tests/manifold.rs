@@ -18,6 +18,17 @@ fn the_three_by_three_example_has_the_numbers_of_its_closed_form() {
     let sigma = [(33.0 + 873.0_f64.sqrt()) / 2.0, (33.0 - 873.0_f64.sqrt()) / 2.0].map(f64::sqrt);
     close(balanced.spectrum[0], sigma[0], ROUNDING);
     close(balanced.spectrum[1], sigma[1], ROUNDING);
+    // The same numbers as printed.
+    for (found, printed) in [
+        (pair.condition().unwrap().kappa, 11.302_776),
+        (balanced.spectrum[0].powi(2), 31.273_287),
+        (balanced.spectrum[1].powi(2), 1.726_713),
+        (balanced.spectrum[0], 5.592_252),
+        (balanced.spectrum[1], 1.314_045),
+        (balanced.pair.squared_norm(), 13.812_594),
+    ] {
+        assert!((found - printed).abs() < 6e-7, "{found} {printed}");
+    }
     // 2‖Z‖_* = 2 sqrt(33 + 2 sqrt(54)).
     close(balanced.pair.squared_norm(), 2.0 * (33.0 + 2.0 * 54.0_f64.sqrt()).sqrt(), ROUNDING);
     assert!(balanced.pair.gap() < ROUNDING);
@@ -29,6 +40,11 @@ fn the_three_by_three_example_has_the_numbers_of_its_closed_form() {
     let (b_gram, a_gram) = balanced.pair.grams();
     let diagonal = Matrix::from_fn(2, 2, |i, j| if i == j { sigma[i] } else { 0.0 });
     assert!(relative_error(&b_gram, &diagonal) < ROUNDING && relative_error(&a_gram, &diagonal) < ROUNDING);
+    // Stored in single precision it is the same pair to 5e-6.
+    let rounded = |m: &Matrix| Matrix::from_fn(m.rows(), m.columns(), |i, j| f64::from(m.at(i, j) as f32));
+    let stored = LowRankPair::new(rounded(balanced.pair.a()), rounded(balanced.pair.b())).unwrap();
+    assert!(relative_error(&stored.product(), &pair.product()) < 5e-6 && stored.gap() < 5e-6 * sigma[0]);
+    close(stored.condition().unwrap().kappa, condition.kappa, 5e-6);
 }
 
 proptest! {
@@ -61,6 +77,7 @@ proptest! {
 
         let scaled = LowRankPair::new(pair.a().scaled(c), pair.b().scaled(c)).unwrap().project().unwrap().pair;
         prop_assert!(relative_error(scaled.a(), &once.a().scaled(c)) < ROUNDING);
+        prop_assert!(relative_error(scaled.b(), &once.b().scaled(c)) < ROUNDING);
 
         // The same product through other factors: the same pair up to the sign of each singular pair. Vectors of σ_i
         // are determined up to eps·κ(M)/relative gap, here below 1e-9 in all cases.

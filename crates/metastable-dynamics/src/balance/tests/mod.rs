@@ -1,4 +1,6 @@
 //! Oracles O1-O5, O9, O13 and O17 of the balanced manifold, in a small world.
+//!
+//! Numbers of random draws are those of scripts/golden/adapter_oracles.py (numpy 2.4.6), which shares the draws and no code.
 
 mod analysis;
 mod conditioning;
@@ -9,10 +11,28 @@ mod signs;
 use crate::balance::LowRankPair;
 use crate::linalg::Matrix;
 use crate::random;
+use crate::random::numpy::RandomState;
 
 /// A standard normal matrix of stream `seed`.
 fn normal(seed: u64, rows: usize, columns: usize) -> Matrix {
     Matrix::new("normal", rows, columns, random::standard_normal(seed, rows, columns)).unwrap()
+}
+
+/// `numpy.random.RandomState(seed).randn(rows, columns)`.
+fn drawn(seed: u32, rows: usize, columns: usize) -> Matrix {
+    from_stream(&mut RandomState::new(seed), rows, columns)
+}
+
+/// The next rows · columns numbers of a stream, row by row.
+fn from_stream(stream: &mut RandomState, rows: usize, columns: usize) -> Matrix {
+    let draws = (0..rows * columns).map(|_| stream.standard_normal()).collect();
+    Matrix::new("drawn", rows, columns, draws).unwrap()
+}
+
+/// The middle of an odd number of values, the mean of the two in the middle of an even one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    0.5 * (values[(values.len() - 1) / 2] + values[values.len() / 2])
 }
 
 /// Gaussian factors A [r, inputs], B [outputs, r].

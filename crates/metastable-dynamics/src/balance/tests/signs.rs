@@ -2,8 +2,8 @@
 
 use nalgebra::DMatrix;
 
-use super::{gaussian_pair, normal, relative_error};
-use crate::balance::{Gauge, LowRankPair};
+use super::{drawn, median, normal, relative_error};
+use crate::balance::{Gauge, LowRankPair, nearest_balanced, norm_balanced};
 use crate::linalg::{Matrix, dot};
 
 /// The projection as a port to a LAPACK-style decomposition would write it: QR, bidiagonal SVD, no look at signs.
@@ -21,18 +21,21 @@ fn unsigned(pair: &LowRankPair) -> (LowRankPair, Gauge) {
     (LowRankPair::new(a, b).unwrap(), Gauge::new(m).unwrap())
 }
 
-/// The share of singular pairs that come back negated from a balanced pair plus noise of size 1e-3.
-fn flipped(project: impl Fn(&LowRankPair) -> LowRankPair) -> f64 {
+/// The share of singular pairs that come back negated from a balanced pair [30, r]·[r, 40] plus noise of size 1e-3.
+fn flipped(r: usize, project: impl Fn(&LowRankPair) -> LowRankPair) -> f64 {
     let (mut flips, mut all) = (0, 0);
     for seed in 0..40 {
-        let start = gaussian_pair(seed, 20, 4, 15).project().unwrap().pair;
+        let start = LowRankPair::new(drawn(2000 + seed, r, 30), drawn(2100 + seed, 40, r)).unwrap();
+        let start = start.project().unwrap().pair;
         let noisy = LowRankPair::new(
-            start.a().add_scaled(1e-3, &normal(seed + 300, 4, 15)),
-            start.b().add_scaled(1e-3, &normal(seed + 600, 20, 4)),
+            start.a().add_scaled(1e-3, &drawn(2200 + seed, r, 30)),
+            start.b().add_scaled(1e-3, &drawn(2300 + seed, 40, r)),
         );
         let after = project(&noisy.unwrap());
-        for i in 0..4 {
-            flips += usize::from(dot(after.a().row(i), start.a().row(i)) < 0.0);
+        let (b_after, b_start) = (after.b().transpose(), start.b().transpose());
+        for i in 0..r {
+            let agreement = dot(after.a().row(i), start.a().row(i)) + dot(b_after.row(i), b_start.row(i));
+            flips += usize::from(agreement < 0.0);
             all += 1;
         }
     }
@@ -41,10 +44,13 @@ fn flipped(project: impl Fn(&LowRankPair) -> LowRankPair) -> f64 {
 
 #[test]
 fn our_projection_never_flips_a_pair_and_an_unsigned_one_flips_many() {
-    assert_eq!(flipped(|pair| pair.project().unwrap().pair), 0.0);
-    // The negative control. Published for LAPACK at r = 4: 0.73; the library here goes through a bidiagonal form, too.
-    let share = flipped(|pair| unsigned(pair).0);
-    assert!(share > 0.2, "{share}");
+    for r in [2, 4, 8, 16] {
+        assert_eq!(flipped(r, |pair| pair.project().unwrap().pair), 0.0, "r = {r}");
+        // The negative control. LAPACK on these draws: 0.56, 0.49, 0.50, 0.47 (elsewhere 0.50, 0.73, 0.60, 0.54); signs of
+        // another library's bidiagonal form are its own: about a half.
+        let share = flipped(r, |pair| unsigned(pair).0);
+        assert!((0.3..0.85).contains(&share), "r = {r}: {share}");
+    }
 }
 
 /// Adam (0.9, 0.999, 1e-8) on ½‖W + B A - T‖², 20 x 20, r = 4, with a projection after every step that also says what
@@ -53,15 +59,15 @@ struct Run {
     transport: bool,
     rate: f64,
     scale: f64,
-    seed: u64,
+    seed: u32,
 }
 
 impl Run {
     fn finish(&self, project: impl Fn(&LowRankPair, i32) -> (LowRankPair, Gauge)) -> (f64, Matrix) {
-        let target = normal(self.seed + 40, 20, 20);
+        let target = drawn(300 + self.seed, 20, 20).add_scaled(-1.0, &drawn(320 + self.seed, 20, 20));
         let optimum: f64 = target.singular_values().unwrap()[4..].iter().map(|s| 0.5 * s * s).sum();
         let mut pair =
-            LowRankPair::new(normal(self.seed + 41, 4, 20).scaled(self.scale), Matrix::from_fn(20, 4, |_, _| 0.0))
+            LowRankPair::new(drawn(310 + self.seed, 4, 20).scaled(self.scale), Matrix::from_fn(20, 4, |_, _| 0.0))
                 .unwrap();
         let (zero_a, zero_b) = (pair.a().scaled(0.0), pair.b().scaled(0.0));
         let (mut m_a, mut v_a, mut m_b, mut v_b) = (zero_a.clone(), zero_a, zero_b.clone(), zero_b);
@@ -106,32 +112,77 @@ fn coin(pair: &LowRankPair, step: i32) -> (LowRankPair, Gauge) {
 
 #[test]
 fn with_transported_moments_adam_does_not_see_the_signs() {
-    // O13. Signs are exact, so both paths differ by the rounding of a hundred products only.
+    // O13. Signs are exact in every product, root and rotation, so not a bit of the path depends on them.
     let run = Run { transport: true, rate: 0.1, scale: 1.0, seed: 1 };
     let (reference, with_coins) = (run.finish(aligned), run.finish(coin));
-    let error = relative_error(&with_coins.1, &reference.1);
-    assert!(error < 1e-10, "{error}");
+    assert_eq!(with_coins, reference);
+    // Another library's decomposition has its own signs and its own rounding.
     let unsigned = run.finish(|pair, _| unsigned(pair));
     assert!(relative_error(&unsigned.1, &reference.1) < 1e-8, "{}", relative_error(&unsigned.1, &reference.1));
+    // Without transport the same coins lead elsewhere.
+    let run = Run { transport: false, ..run };
+    assert!(relative_error(&run.finish(coin).1, &run.finish(aligned).1) > 1e-2);
+}
+
+/// What a projection may be: the pair and its gauge after step number so much.
+type Projection = fn(&LowRankPair, i32) -> (LowRankPair, Gauge);
+
+fn untouched(pair: &LowRankPair, _: i32) -> (LowRankPair, Gauge) {
+    (pair.clone(), Gauge::scalar(4, 1.0).unwrap())
+}
+
+fn nearest(pair: &LowRankPair, _: i32) -> (LowRankPair, Gauge) {
+    nearest_balanced(pair, &pair.project().unwrap()).unwrap()
+}
+
+fn even(pair: &LowRankPair, _: i32) -> (LowRankPair, Gauge) {
+    norm_balanced(pair).unwrap().unwrap()
+}
+
+fn every_tenth(pair: &LowRankPair, step: i32) -> (LowRankPair, Gauge) {
+    if step % 10 == 0 { aligned(pair, step) } else { untouched(pair, step) }
+}
+
+/// Median over four seeds of the least excess loss over rates 0.02·30^{k/8}, for starts of deviation 0.1, 1, 4.
+fn row(transport: bool, project: Projection) -> [f64; 3] {
+    [0.1, 1.0, 4.0].map(|scale| {
+        let best = |seed| {
+            let rates = (0..9).map(|k| 0.02 * 30.0_f64.powf(f64::from(k) / 8.0));
+            rates.map(|rate| Run { transport, rate, scale, seed }.finish(project).0).fold(f64::INFINITY, f64::min)
+        };
+        median((0..4).map(best).collect())
+    })
 }
 
 #[test]
 fn without_transport_unsigned_projections_ruin_adam() {
-    // The table of the sign trap: best of a grid of rates, median of four seeds.
-    let best = |transport: bool, project: &dyn Fn(&LowRankPair, i32) -> (LowRankPair, Gauge)| {
-        let mut losses: Vec<f64> = (0..4)
-            .map(|seed| {
-                let rates = [0.02, 0.04, 0.08, 0.15, 0.3];
-                let run = |rate| Run { transport, rate, scale: 1.0, seed: 100 * seed }.finish(project).0;
-                rates.into_iter().map(run).fold(f64::INFINITY, f64::min)
-            })
-            .collect();
-        losses.sort_by(f64::total_cmp);
-        0.5 * (losses[1] + losses[2])
-    };
-    let signed = best(false, &aligned);
-    let transported = best(true, &aligned);
-    let ruined = best(false, &|pair, _| unsigned(pair));
-    // Measured at scale 1 with other draws: 9.5e-3 aligned, 5.1e-3 transported, 1.2 unsigned.
-    assert!(ruined > 20.0 * signed && ruined > 20.0 * transported, "{ruined} {signed} {transported}");
+    // The table of the sign trap. A hundred steps of Adam carry rounding to about 1e-10 of these excess losses.
+    let table: [(&str, bool, Projection, [f64; 3]); 6] = [
+        ("lora", false, untouched, [0.004_458_947_660_27, 0.008_007_887_553_53, 0.175_746_784_38]),
+        ("signs aligned", false, aligned, [0.005_213_590_072_59, 0.006_185_672_993_94, 0.023_221_616_176_3]),
+        ("nearest pair", false, nearest, [0.002_728_920_463_31, 0.003_127_420_380_85, 0.013_131_983_863_2]),
+        ("transported", true, aligned, [0.003_482_672_556_81, 0.004_670_030_138_98, 0.011_922_022_692_4]),
+        ("equal norms", false, even, [0.004_242_640_843_69, 0.003_964_277_434_66, 0.015_764_165_920_4]),
+        ("every tenth", false, every_tenth, [0.003_057_475_286_44, 0.004_551_820_899_99, 0.169_512_927_609]),
+    ];
+    let mut best = [f64::INFINITY; 3];
+    for (name, transport, project, expected) in table {
+        let found = row(transport, project);
+        for k in 0..3 {
+            assert!((found[k] / expected[k] - 1.0).abs() < 1e-6, "{name}: {found:?} instead of {expected:?}");
+            best[k] = best[k].min(found[k]);
+        }
+    }
+    // The negative control: with LAPACK's signs 0.14, 0.63, 4.0 on these draws (elsewhere 2.3, 1.2, 2.6), with those of the
+    // library here as bad: at least ten times the worst of the aligned, and hundreds of times the best method.
+    let ruined = row(false, |pair, _| unsigned(pair));
+    assert!(
+        ruined.iter().zip([0.0052, 0.0062, 0.0232]).all(|(ruined, aligned)| *ruined > 10.0 * aligned),
+        "{ruined:?}"
+    );
+    assert!(ruined.iter().zip(best).all(|(ruined, best)| *ruined > 20.0 * best), "{ruined:?} {best:?}");
+    // Carrying the moments along repairs even these.
+    for (repaired, expected) in row(true, |pair, _| unsigned(pair)).into_iter().zip(table[3].3) {
+        assert!((repaired / expected - 1.0).abs() < 1e-6, "{repaired} {expected}");
+    }
 }

@@ -9,12 +9,12 @@ use crate::train::{Balora, Base, Method, PairOptimizer, Setting};
 
 #[test]
 fn reflora_and_balora_are_one_method_under_plain_descent() {
-    // O10: the same products over 200 steps; measured elsewhere 4.6e-15, here with cores of condition up to 1e2.
+    // O10: the same products over 200 steps; 4.6e-15 elsewhere.
     let problem = Factorisation { target: normal(1, 9, 8), scale: 1.0 };
     let start = gaussian_pair(2, 9, 3, 8).project().unwrap().pair;
     let balora = path(&problem, Method::Balora(Balora::default()), Base::Sgd, start.clone(), 0.02, 200);
     let reflora = path(&problem, Method::RefLora { warmup: 0 }, Base::Sgd, start, 0.02, 200);
-    assert!(deviation(&reflora, &balora) < 1e-12, "{}", deviation(&reflora, &balora));
+    assert!(deviation(&reflora, &balora) < 1e-13, "{}", deviation(&reflora, &balora));
 }
 
 #[test]

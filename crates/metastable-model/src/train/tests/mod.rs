@@ -1,5 +1,9 @@
 //! Oracles of the optimizers, on problems with closed forms: matrix factorisation and sensing.
+//!
+//! Numbers of random draws are those of scripts/golden/adapter_oracles.py (numpy 2.4.6) and adapter_steps.py (torch 2.15.0),
+//! which share the draws and no code.
 
+mod decay;
 mod equivalences;
 mod examples;
 mod invariance;
@@ -7,12 +11,35 @@ mod peft;
 mod rates;
 
 use metastable_dynamics::balance::LowRankPair;
+use metastable_dynamics::random::numpy::RandomState;
 use metastable_dynamics::{Matrix, random};
 
 use super::{Base, Gradient, Method, PairOptimizer};
 
 fn normal(seed: u64, rows: usize, columns: usize) -> Matrix {
     Matrix::new("normal", rows, columns, random::standard_normal(seed, rows, columns)).unwrap()
+}
+
+/// `numpy.random.RandomState(seed).randn(rows, columns)`.
+fn drawn(seed: u32, rows: usize, columns: usize) -> Matrix {
+    let mut stream = RandomState::new(seed);
+    let draws = (0..rows * columns).map(|_| stream.standard_normal()).collect();
+    Matrix::new("drawn", rows, columns, draws).unwrap()
+}
+
+fn zeros(rows: usize, columns: usize) -> Matrix {
+    Matrix::from_fn(rows, columns, |_, _| 0.0)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    0.5 * (values[(values.len() - 1) / 2] + values[values.len() / 2])
+}
+
+/// |x - y| <= tolerance·|y|.
+#[track_caller]
+fn close(x: f64, y: f64, tolerance: f64) {
+    assert!((x - y).abs() <= tolerance * y.abs(), "{x} instead of {y}");
 }
 
 fn gaussian_pair(seed: u64, outputs: usize, r: usize, inputs: usize) -> LowRankPair {

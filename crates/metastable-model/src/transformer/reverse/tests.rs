@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use metastable_dynamics::random;
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 
 use super::{Goal, HeadKind, HeadValues, Keeps, ModuleValues, Pass, Place, Places, Ragged, Slot, Sums};
@@ -13,18 +14,29 @@ use crate::model::{Input, Model};
 const DECODERS: [&str; 5] = ["qwen3", "mistral-window", "llama-biases", "gpt2-narrow", "qwen2-window"];
 
 /// Encoders without a kink in their nonlinearity; ALBERT's layers share their adapters.
-const ENCODERS: [&str; 3] = ["roberta", "distilbert", "albert-groups"];
+const ENCODERS: [&str; 5] = ["bert-smooth", "roberta", "xlm-roberta", "distilbert", "albert-groups"];
 
-/// A trained fixture, or one of the random models (tests/golden/families.md says where they come from).
+/// A trained fixture, or one of the random models (tests/golden/families.md says where they come from), two of them with
+/// another entry of their configs: a BERT without kinks, a RoBERTa for many languages.
 pub(crate) fn fixture(name: &str) -> Model {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if name.starts_with("tiny") {
         return Model::open(&fixtures.join(name)).unwrap();
     }
+    let (name, change) = match name {
+        "bert-smooth" => ("bert-relu", Some(("\"hidden_act\": \"relu\"", "\"hidden_act\": \"gelu\""))),
+        "xlm-roberta" => ("roberta", Some(("\"model_type\": \"roberta\"", "\"model_type\": \"xlm-roberta\""))),
+        other => (other, None),
+    };
     let bytes = std::fs::read(fixtures.join("random.safetensors")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let metadata = SafeTensors::read_metadata(&bytes).unwrap().1;
-    std::fs::write(folder.path().join("config.json"), &metadata.metadata().as_ref().unwrap()[name]).unwrap();
+    let mut config = metadata.metadata().as_ref().unwrap()[name].clone();
+    if let Some((from, to)) = change {
+        assert!(config.contains(from), "{config}");
+        config = config.replace(from, to);
+    }
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let prefix = format!("{name}/");
     let own = file.iter().filter_map(|(key, view)| Some((key.strip_prefix(&prefix)?.to_owned(), view)));
@@ -154,44 +166,40 @@ fn agrees(found: f64, expected: f64) -> bool {
     (found - expected).abs() <= 1e-6 * expected.abs() + 1e-9
 }
 
+/// Every entry of every trained buffer.
 fn check(case: &Case) {
     let h = 1e-5;
     let (_, mut gradients, head) = case.gradients(Keeps::Activations);
-    for m in 0..case.modules.len() {
-        let count = buffers(&mut gradients[m]).len();
-        for k in 0..count {
-            let (name, gradient) = {
-                let all = buffers(&mut gradients[m]);
-                (all[k].0, all[k].1.clone())
-            };
+    let mut entries = Vec::new();
+    for (m, gradient) in gradients.iter_mut().enumerate() {
+        for (k, (name, gradient)) in buffers(gradient).into_iter().enumerate() {
             assert!(gradient.iter().any(|g| g.abs() > 1e-8), "module {m}, {name}: no gradient arrives");
             // Factors start from random numbers, so not one entry of a gradient is exactly zero by chance.
             assert!(gradient.iter().all(|g| *g != 0.0), "module {m}, {name}: a parameter is left out");
-            // Three entries of every buffer; a wrong formula is wrong in almost all of them.
-            for entry in [0, gradient.len() / 2, gradient.len() - 1] {
-                let loss = |delta: f64| {
-                    let mut modules = case.modules.clone();
-                    buffers(&mut modules[m])[k].1[entry] += delta;
-                    case.run(Keeps::Activations, &modules, case.head.as_ref(), None)
-                };
-                let difference = (loss(h) - loss(-h)) / (2.0 * h);
-                assert!(
-                    agrees(gradient[entry], difference),
-                    "module {m} {name}[{entry}]: {} {difference}",
-                    gradient[entry]
-                );
-            }
+            entries.extend(gradient.iter().enumerate().map(|(entry, found)| (m, k, entry, *found)));
         }
     }
+    entries.into_par_iter().for_each(|(m, k, entry, found)| {
+        let loss = |delta: f64| {
+            let mut modules = case.modules.clone();
+            buffers(&mut modules[m])[k].1[entry] += delta;
+            case.run(Keeps::Activations, &modules, case.head.as_ref(), None)
+        };
+        let difference = (loss(h) - loss(-h)) / (2.0 * h);
+        assert!(agrees(found, difference), "module {m}, buffer {k}[{entry}]: {found} {difference}");
+    });
     let (Some(head), Some(values)) = (head, &case.head) else { return };
-    for entry in 0..head.weight.len() {
+    let of_weight = head.weight.iter().enumerate().map(|(entry, found)| (true, entry, *found));
+    let of_bias = head.bias.iter().enumerate().map(|(entry, found)| (false, entry, *found));
+    for (is_weight, entry, found) in of_weight.chain(of_bias) {
         let loss = |delta: f64| {
             let mut values = values.clone();
-            values.weight[entry] += delta;
+            let buffer = if is_weight { &mut values.weight } else { &mut values.bias };
+            buffer[entry] += delta;
             case.run(Keeps::Activations, &case.modules, Some(&values), None)
         };
         let difference = (loss(h) - loss(-h)) / (2.0 * h);
-        assert!(agrees(head.weight[entry], difference), "head[{entry}]: {} {difference}", head.weight[entry]);
+        assert!(agrees(found, difference), "head, weight: {is_weight} [{entry}]: {found} {difference}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::adapted::{Part, Problem};
 pub(crate) struct Chain {
     weights: Vec<Matrix>,
     target: Matrix,
+    rank: usize,
     floor: f64,
 }
 
@@ -25,11 +26,15 @@ impl Chain {
     }
 
     pub(crate) fn of(weights: Vec<Matrix>, target: Matrix, rank: usize) -> Result<Self, DynamicsError> {
-        let error = target.add_scaled(-1.0, &product(&weights));
-        let values = error.singular_values()?;
-        let floor = values.iter().skip(weights.len() * rank).map(|s| 0.5 * s * s).sum();
-        Ok(Self { weights, target, floor })
+        let floor = floor(&target, &weights, rank)?;
+        Ok(Self { weights, target, rank, floor })
     }
+}
+
+/// ½Σ_{i > L·r} σ_i(T - W_L … W_1)².
+fn floor(target: &Matrix, weights: &[Matrix], rank: usize) -> Result<f64, DynamicsError> {
+    let values = target.add_scaled(-1.0, &product(weights)).singular_values()?;
+    Ok(values.iter().skip(weights.len() * rank).map(|s| 0.5 * s * s).sum())
 }
 
 /// W_L … W_1 for weights in the order in which they act.
@@ -45,6 +50,10 @@ impl Problem for Chain {
     fn loss(&self, weights: &[Matrix], _: Part) -> f64 {
         let error = product(weights).add_scaled(-1.0, &self.target);
         0.5 * error.frobenius_norm().powi(2) - self.floor
+    }
+
+    fn floor(&self, bases: &[Matrix]) -> Result<f64, DynamicsError> {
+        floor(&self.target, bases, self.rank)
     }
 
     fn gradients(&self, weights: &[Matrix], _: u64) -> Vec<Matrix> {
