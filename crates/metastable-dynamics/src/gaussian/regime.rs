@@ -72,6 +72,13 @@ pub struct Verdict {
     pub evaluations: u64,
 }
 
+impl Verdict {
+    /// The regime's name in reports and tables; "open" where the run did not settle: what it saw last is no verdict.
+    pub fn name(&self) -> &'static str {
+        if self.is_settled { self.regime.name() } else { "open" }
+    }
+}
+
 /// Says what becomes of the covariance of `start`, and on what grounds.
 ///
 /// First [`certify`]; where that proves a regime there is no run. Otherwise the flow is followed in its own time (one

@@ -101,8 +101,8 @@ fn print_tally(verdicts: &[Verdict]) {
     let mut tally = BTreeMap::<String, usize>::new();
     for verdict in verdicts {
         let name = match &verdict.regime {
-            Regime::Collapse { rank } => format!("collapse to rank {rank}"),
-            regime => regime.name().replace('_', " "),
+            Regime::Collapse { rank } if verdict.is_settled => format!("collapse to rank {rank}"),
+            _ => verdict.name().replace('_', " "),
         };
         *tally.entry(name).or_default() += 1;
     }
@@ -117,7 +117,6 @@ fn print_tally(verdicts: &[Verdict]) {
     if let (Some(first), Some(last)) = (poles.first(), poles.last()) {
         println!("     blow-up times from {first:.12} to {last:.12}");
     }
-    let open = verdicts.iter().filter(|verdict| !verdict.is_settled).count();
     let evaluations: u64 = verdicts.iter().map(|verdict| verdict.evaluations).sum();
-    println!("     {open} open, {evaluations} evaluations of the field");
+    println!("     {evaluations} evaluations of the field");
 }

@@ -91,5 +91,5 @@ pub(super) fn require_a_field(flow: &AttentionFlow, tokens: &[f64], inputs: &Inp
         return Ok(());
     }
     let expected = "scores whose weights are finite at the initial tokens";
-    Err(inputs.wrong("kernel.beta", expected, format!("{}, which overflows", flow.kernel().beta())))
+    Err(inputs.wrong("kernel.beta", expected, format!("{:?}, which overflows", flow.kernel().beta())))
 }

@@ -93,10 +93,15 @@ pub fn ending(stop: &Stop) -> String {
     let t = stop.time;
     match stop.reason {
         StopReason::EndTime => format!("integrated to t = {t}"),
-        StopReason::Stationary => format!("stationary at t = {t:.6}"),
-        StopReason::BlowUp => format!("escaped to infinity at t = {t:.6}"),
-        StopReason::StepUnderflow => format!("no step small enough at t = {t:.6}"),
-        StopReason::Observer => format!("stopped at t = {t:.6}"),
-        StopReason::MaxSteps => format!("out of steps at t = {t:.6}"),
+        StopReason::Stationary => format!("stationary at t = {}", short_time(t)),
+        StopReason::BlowUp => format!("escaped to infinity at t = {}", short_time(t)),
+        StopReason::StepUnderflow => format!("no step small enough at t = {}", short_time(t)),
+        StopReason::Observer => format!("stopped at t = {}", short_time(t)),
+        StopReason::MaxSteps => format!("out of steps at t = {}", short_time(t)),
     }
+}
+
+/// A time with six decimals, or in powers of ten where these would hide it.
+fn short_time(t: f64) -> String {
+    if t == 0.0 || t.abs() >= 1e-3 { format!("{t:.6}") } else { format!("{t:.6e}") }
 }

@@ -1,35 +1,98 @@
 //! Newton's linear system with all its numbers, for plans of few tokens whose pieces hardly touch.
 
-use nalgebra::{DMatrix, DVector};
-
 use super::plan::{Plan, Shifts};
 
-/// n x n numbers of so many tokens are two megabytes, and a solve costs as much as some hundred passes.
-pub(super) const MOST_TOKENS: usize = 512;
+/// n x n numbers of so many tokens are eight megabytes, and a solve costs as much as some hundred passes.
+pub(super) const MOST_TOKENS: usize = 1024;
 
-/// Solves (diag c - MᵀM) x = b with mean zero by Cholesky's decomposition, where M has unit row sums and column sums c.
+/// What ties every token to the ground: where tokens are tied to others by less, the right side is rounding.
+const GROUND: f64 = 1e-12;
+
+/// Ties far below the ground.
+const LOOSE: f64 = 1e-18;
+
+/// Solves (diag c - MᵀM + ground) x = b, where M has unit row sums and column sums c.
 ///
-/// Conjugate gradients need as many passes as the root of the condition, which is about e^{gap/ε} where tokens fall into
-/// groups; here only rounding limits it. What rounding hides is held by a shift of 1e-15 of the diagonal. None if the
-/// decomposition fails. O(n³), sums in a fixed order.
-pub(super) fn solve(plan: &Plan<'_>, shifts: Shifts<'_>, sums: &[f64], b: &[f64]) -> Option<Vec<f64>> {
-    let n = plan.count();
-    let mut weights = vec![0.0; n * n];
-    plan.visit(shifts, &mut weights, |_, row, out| out.copy_from_slice(row));
-    let mut system = vec![0.0; n * n];
-    for row in weights.chunks_exact(n) {
-        for (weight, line) in row.iter().zip(system.chunks_exact_mut(n)) {
-            line.iter_mut().zip(row).for_each(|(entry, other)| *entry -= weight * other);
+/// The matrix is the Laplacian of a graph: c_j = Σ_l (MᵀM)_jl, so its diagonal is what is off it, and tokens j and l are
+/// tied by (MᵀM)_jl >= 0. For small ε ties range over hundreds of decades, and Cholesky's decomposition loses the loose
+/// ones in the rounding of the diagonal, or fails. Eliminating tokens of the graph instead (a star becomes the mesh of
+/// w_i w_j / Σ w) only adds and divides positive numbers, so that every pivot has all its digits \[derived\]. O(n³), much
+/// less where most ties are below rounding; sums in a fixed order.
+///
+/// # References
+/// Grassmann, Taksar, Heyman (1985), Regenerative analysis and steady state distributions for Markov chains: elimination
+/// without subtractions.
+pub(super) fn solve(plan: &Plan<'_>, shifts: Shifts<'_>, b: &[f64]) -> Option<Vec<f64>> {
+    let x = Graph::of(plan, shifts).potentials(b.to_vec());
+    x.iter().all(|x| x.is_finite()).then_some(x)
+}
+
+/// Ties between tokens, the part below the diagonal, and to the ground.
+struct Graph {
+    ties: Vec<f64>,
+    grounds: Vec<f64>,
+}
+
+impl Graph {
+    fn of(plan: &Plan<'_>, shifts: Shifts<'_>) -> Self {
+        let n = plan.count();
+        let mut weights = vec![0.0; n * n];
+        plan.visit(shifts, &mut weights, |_, row, out| out.copy_from_slice(row));
+        let mut ties = vec![0.0; n * n];
+        for row in weights.chunks_exact(n) {
+            for (j, weight) in row.iter().enumerate().filter(|(_, weight)| **weight > LOOSE) {
+                add(&mut ties[j * n..j * n + j], *weight, row);
+            }
+        }
+        Self { ties, grounds: vec![GROUND; n] }
+    }
+
+    /// The potentials of the tokens for the currents `b` into them.
+    fn potentials(mut self, mut b: Vec<f64>) -> Vec<f64> {
+        let n = b.len();
+        let mut pivots = vec![0.0; n];
+        for k in (0..n).rev() {
+            let (before, own) = self.ties.split_at_mut(k * n);
+            let star = &own[..k];
+            let pivot = self.grounds[k] + star.iter().sum::<f64>();
+            pivots[k] = pivot;
+            for (i, tie) in star.iter().enumerate().filter(|(_, tie)| **tie > LOOSE) {
+                let share = tie / pivot;
+                add(&mut before[i * n..i * n + i], share, star);
+                self.grounds[i] += share * self.grounds[k];
+                b[i] += share * b[k];
+            }
+        }
+        for k in 0..n {
+            let inflow: f64 = self.ties[k * n..k * n + k].iter().zip(&b).map(|(tie, x)| tie * x).sum();
+            b[k] = (b[k] + inflow) / pivots[k];
+        }
+        b
+    }
+}
+
+/// line += factor·row, as far as the line goes.
+fn add(line: &mut [f64], factor: f64, row: &[f64]) {
+    line.iter_mut().zip(row).for_each(|(entry, other)| *entry += factor * other);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two pairs, tied inside by 1 and to each other by 1e-9: the current from one pair to the other needs 1e9.
+    #[test]
+    fn loose_ties_keep_their_digits() {
+        let tie = |j: usize, l: usize| match (j, l) {
+            (1, 0) | (3, 2) => 1.0,
+            (2, 1) => 1e-9,
+            _ => 0.0,
+        };
+        let ties = (0..16).map(|at| tie(at / 4, at % 4)).collect();
+        let x = Graph { ties, grounds: vec![1e-30; 4] }.potentials(vec![1.0, 0.0, 0.0, -1.0]);
+        for (found, exact) in [(x[0] - x[1], 1.0), (x[1] - x[2], 1e9), (x[2] - x[3], 1.0)] {
+            // Differences of numbers of size 1e9.
+            assert!((found - exact).abs() < 1e-6, "{x:?}");
         }
     }
-    let share = 1.0 / n as f64;
-    for (j, (line, c)) in system.chunks_exact_mut(n).zip(sums).enumerate() {
-        line[j] += c * (1.0 + 1e-15);
-        // Constants, on which the matrix vanishes, get the eigenvalue one.
-        line.iter_mut().for_each(|entry| *entry += share);
-    }
-    let solved = DMatrix::from_vec(n, n, system).cholesky()?.solve(&DVector::from_column_slice(b));
-    let mean = solved.mean();
-    let x: Vec<f64> = solved.iter().map(|x| x - mean).collect();
-    x.iter().all(|x| x.is_finite()).then_some(x)
 }

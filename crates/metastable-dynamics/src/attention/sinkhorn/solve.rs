@@ -29,13 +29,13 @@ const MOST_INNER: u32 = 200;
 const FEW_INNER: u32 = 25;
 
 /// A Newton step is not shortened further.
-const SHORTEST_LENGTH: f64 = 1e-3;
+const SHORTEST_LENGTH: f64 = 1e-2;
 
-/// The part of the promised fall of the semi-dual that counts as one (Armijo).
-const SUFFICIENT: f64 = 1e-4;
+/// How far a potential moves in a Newton step: a weight changes by e² at most, where Newton's model of it is rough.
+const REACH: f64 = 2.0;
 
-/// A fall below this part of the value is lost in its rounding.
-const VISIBLE: f64 = 1e-13;
+/// How steeply the semi-dual may rise at the end of a step, in parts of its fall at the beginning.
+const OVERSHOOT: f64 = 0.1;
 
 /// The potentials of a plan from the column potentials `start` (zero if empty).
 pub(super) fn potentials(plan: &Plan<'_>, options: Sinkhorn, start: &[f64]) -> Result<Potentials, DynamicsError> {
@@ -177,27 +177,28 @@ impl Search<'_> {
         Sweep { row, next, oscillation }
     }
 
-    /// Column potentials at which the semi-dual is smaller, by Newton's step with the whole matrix, shortened where it
-    /// must be: convergent from everywhere, however badly the plan is connected. For few tokens only, for its n x n
+    /// Column potentials nearer to the minimum of the semi-dual, by Newton's step with the whole matrix: every potential
+    /// moves by [`REACH`] at most, and the whole step is shortened where it would overshoot. So groups of tokens that
+    /// hardly touch approach each other at once, however loosely they are tied. For few tokens only, for its n x n
     /// numbers; none otherwise, or if no length will do.
     fn damped_newton(&mut self, column: &[f64], sweep: &Sweep) -> Option<Vec<f64>> {
         if self.plan.count() > dense::MOST_TOKENS || self.budget.used >= self.budget.most {
             return None;
         }
         self.budget.used += 1;
-        let sums: Vec<f64> = column.iter().zip(&sweep.next).map(|(old, new)| (old - new).exp()).collect();
-        let defect: Vec<f64> = sums.iter().map(|c| 1.0 - c).collect();
-        let step = dense::solve(self.plan, Shifts { own: &sweep.row, other: column }, &sums, &defect)?;
-        // The semi-dual falls by `gain` at first.
-        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-        let value = |column: &[f64], row: &[f64]| -mean(column) - mean(row);
-        let (here, gain) = (value(column, &sweep.row), dot(&defect, &step) / step.len() as f64);
+        let defect = defect(column, &sweep.next);
+        let mut step = dense::solve(self.plan, Shifts { own: &sweep.row, other: column }, &defect)?;
+        // Constants are free: most tokens stay, so that few are cut.
+        let middle = median(&step);
+        step.iter_mut().for_each(|x| *x = (*x - middle).clamp(-REACH, REACH));
+        let slope = dot(&defect, &step);
         let mut length = 1.0;
         while length > SHORTEST_LENGTH && self.budget.used < self.budget.most {
             let moved: Vec<f64> = column.iter().zip(&step).map(|(g, step)| g + length * step).collect();
             let reached = self.sweep(&moved);
-            let falls = here - value(&moved, &reached.row) >= SUFFICIENT * length * gain;
-            if reached.oscillation <= 0.5 * sweep.oscillation || (falls && gain > VISIBLE * (1.0 + here.abs())) {
+            // The semi-dual is convex: it still falls there, or has hardly begun to rise.
+            let falls = slope > 0.0 && dot(&self::defect(&moved, &reached.next), &step) >= -OVERSHOOT * slope;
+            if reached.oscillation <= 0.5 * sweep.oscillation || falls {
                 return Some(reached.next);
             }
             length *= 0.25;
@@ -277,6 +278,18 @@ pub(super) fn conjugate_gradients(
     }
     let residual = if start > 0.0 { best.0 } else { 0.0 };
     Solution { x: centred(&best.1), residual, iterations }
+}
+
+/// 1 - c for the column sums c, whose logarithms a column step takes off: minus the gradient of the semi-dual.
+fn defect(column: &[f64], next: &[f64]) -> Vec<f64> {
+    column.iter().zip(next).map(|(old, new)| -(old - new).exp_m1()).collect()
+}
+
+/// The upper median.
+fn median(v: &[f64]) -> f64 {
+    let mut sorted = v.to_vec();
+    let middle = sorted.len() / 2;
+    *sorted.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
 /// Without its mean.

@@ -371,6 +371,31 @@ fn realistic_clouds_converge_within_the_default_passes() {
     assert!(slow.is_empty(), "{slow:?}");
 }
 
+/// Scores of tens over ε of hundredths, as random heads of 16 coordinates have them: the plan is nearly a permutation, the
+/// potentials of tokens that hardly touch are hundreds apart from their start, and the alternation's residual only falls
+/// like the inverse of its passes.
+#[test]
+fn plans_that_are_nearly_permutations_converge_within_the_default_passes() {
+    for (n, d, epsilon) in [(64, 4, 0.005), (64, 16, 0.02), (64, 16, 0.005), (256, 16, 0.02), (600, 16, 0.02)] {
+        for seed in [91, 92] {
+            let Sinkhorn { stop: SinkhornStop::Converged { max_iterations, .. }, .. } = Sinkhorn::converged(epsilon)
+            else {
+                panic!("the default is to converge");
+            };
+            // Scores over ε of 10⁴ are rounded to 1e-12.
+            let stop = SinkhornStop::Converged { tolerance: 1e-10, max_iterations };
+            let options = Sinkhorn { epsilon, stop };
+            let problem = Problem::random(seed, Score::Dot, options, [n, d, d, 2], 1.0);
+            let projections = problem.project(&problem.tokens);
+            let potentials =
+                solve(&projections, options, &[]).unwrap_or_else(|error| panic!("{n} {d} {seed}: {error}"));
+            let sums = column_sums(&projections, options, &potentials);
+            let worst = sums.iter().map(|c| (c - 1.0).abs()).fold(0.0, f64::max);
+            assert!(worst < 2e-10, "n = {n}, d = {d}, eps = {epsilon}: {worst:e}");
+        }
+    }
+}
+
 #[test]
 fn a_start_nearby_saves_iterations_and_changes_nothing_beyond_the_tolerance() {
     let problem = Problem::random(61, Score::Dot, tight(0.3), [50, 3, 3, 3], 0.6);

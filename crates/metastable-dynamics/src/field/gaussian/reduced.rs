@@ -127,12 +127,16 @@ fn contraction(logits: &[f64], rank: usize) -> Option<Vec<f64>> {
         return None;
     }
     // Rows of `images` are the columns of N Z, rows of `turned` those of Z.
-    let mut images: Vec<f64> = (0..rank * rank).map(|at| logits[(at % rank) * rank + at / rank]).collect();
+    // Squares of entries beyond 1e154 overflow, so such N are followed over a unit.
+    let largest = logits.iter().fold(0.0_f64, |most, entry| most.max(entry.abs()));
+    let unit = if largest > LARGE { largest } else { 1.0 };
+    let entry = |at: usize| logits[(at % rank) * rank + at / rank] / unit;
+    let mut images: Vec<f64> = (0..rank * rank).map(entry).collect();
     let mut turned: Vec<f64> = (0..rank * rank).map(|at| if at % rank == at / rank { 1.0 } else { 0.0 }).collect();
     orthogonalise(&mut images, &mut turned, rank)?;
     for image in images.chunks_exact_mut(rank) {
         let s = norm(image);
-        image.iter_mut().for_each(|entry| *entry *= 2.0 / (1.0 + 1.0_f64.hypot(2.0 * s)));
+        image.iter_mut().for_each(|entry| *entry *= 2.0 / (unit.recip() + unit.recip().hypot(2.0 * s)));
     }
     Some(gram(&images, &turned, (rank, rank), 1.0))
 }
@@ -168,7 +172,29 @@ fn orthogonalise(images: &mut [f64], turned: &mut [f64], rank: usize) -> Option<
     None
 }
 
+/// Entries whose squares are far from overflow.
+const LARGE: f64 = 1e100;
 /// Cosines below this are rounding of the scalar products.
 const ORTHOGONAL: f64 = 4.0 * f64::EPSILON;
 /// Sweeps over all pairs; Jacobi's method converges quadratically after five or so.
 const MAX_SWEEPS: usize = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2s / (1 + √(1 + 4s²)) → 1: what is left of N = Y diag(s) Zᵀ is the orthogonal matrix Y Zᵀ, however large s is.
+    #[test]
+    fn huge_scores_couple_by_the_orthogonal_factor() {
+        let rotation_times_stretch = [1.0, -2.0, 3.0, 0.5];
+        let at = |scale: f64| contraction(&rotation_times_stretch.map(|entry| scale * entry), 2).unwrap();
+        let limit = at(1e50);
+        let product = gram(&limit, &limit, (2, 2), 1.0);
+        // One-sided rotations leave rounding.
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-14);
+        assert!(near(&product, &[1.0, 0.0, 0.0, 1.0]), "{product:?}");
+        for scale in [1e99, 1e101, 1e155, 1e200, 1e300] {
+            assert!(near(&at(scale), &limit), "{scale:e}: {:?} beside {limit:?}", at(scale));
+        }
+    }
+}

@@ -176,3 +176,14 @@ fn general_flows_reach_a_verdict() {
     // A few thousand each; 20,000 explicit steps are 240,000.
     assert!(evaluations < 80 * 10_000, "{evaluations}");
 }
+
+/// Fifteen steps are too few for any regime to be clear.
+#[test]
+fn a_run_without_steps_left_is_open() {
+    let flow = flow(Head::new(query(), key(), value(), None).unwrap(), GaussianKernel::Softmax { beta: 1.0 }, &start());
+    let hasty = JudgeOptions { max_steps: 15, ..JudgeOptions::default() };
+    let verdict = judge(&flow, &start(), &hasty).unwrap();
+    assert!(!verdict.is_settled && verdict.name() == "open", "{verdict:?}");
+    let patient = judge(&flow, &start(), &JudgeOptions::default()).unwrap();
+    assert!(patient.is_settled && patient.name() == patient.regime.name(), "{patient:?}");
+}

@@ -107,16 +107,17 @@ fn verdict(
 }
 
 fn summarize(flow: &GaussianFlow, start: &Gaussian, verdict: &Verdict) -> Result<GaussianSummary, LabError> {
-    let pole = if let Regime::BlowUp(pole) = &verdict.regime { Some(pole) } else { None };
+    let settled = verdict.is_settled.then_some(&verdict.regime);
+    let pole = if let Some(Regime::BlowUp(pole)) = settled { Some(pole) } else { None };
     let blow_up = pole.map(|pole| {
         Ok::<_, LabError>(BlowUpReport::of(pole, blow_up_not_before(flow, start)?, blow_up_not_after(flow, start)?))
     });
-    let growth_rate = if let Regime::Growth { rate } = verdict.regime { series::finite(rate) } else { None };
+    let growth_rate = if let Some(Regime::Growth { rate }) = settled { series::finite(*rate) } else { None };
     // A factor of zeros has a column although its rank is 0.
     let full = start.spectrum()?.iter().filter(|value| **value > 0.0).count();
     Ok(GaussianSummary {
-        regime: verdict.regime.name(),
-        limit_rank: GaussianSummary::limit_rank(&verdict.regime, full),
+        regime: verdict.name(),
+        limit_rank: settled.and_then(|regime| GaussianSummary::limit_rank(regime, full)),
         blow_up_time: pole.map(|pole| pole.time),
         blow_up: blow_up.transpose()?,
         growth_rate,

@@ -159,14 +159,15 @@ fn member(simulation: &GaussianSimulation, start: &Gaussian) -> Result<Member, L
     for s in 0..sampler.filled() {
         covariances.extend(flow.gaussian(sampler.sample(s))?.covariance().as_slice());
     }
-    let regime = judge(&flow, start, &JudgeOptions::default())?.regime;
-    let (limit_rank, blow_up_time) = match regime {
+    let verdict = judge(&flow, start, &JudgeOptions::default())?;
+    let (limit_rank, blow_up_time) = match verdict.regime {
+        _ if !verdict.is_settled => (None, None),
         Regime::Collapse { rank } => (Some(rank), None),
         Regime::Bounded | Regime::Isospectral => (Some(start.rank()), None),
         Regime::BlowUp(pole) => (None, Some(pole.time)),
         Regime::Growth { .. } => (None, None),
     };
-    Ok(Member { covariances, regime: regime.name().into(), limit_rank, blow_up_time })
+    Ok(Member { covariances, regime: verdict.name().into(), limit_rank, blow_up_time })
 }
 
 /// The share of all work that is done; a member of the family counts for a hundredth of a run.

@@ -123,7 +123,7 @@ impl GaussianSimulation {
             DynamicsError::NotFinite { .. } | DynamicsError::Decomposition { .. } => inputs.wrong(
                 "kernel.beta",
                 "scores and values whose products with the covariance are finite",
-                format!("beta = {}, with which the velocity overflows at time 0", self.config.kernel.beta),
+                format!("beta = {:?}, with which the velocity overflows at time 0", self.config.kernel.beta),
             ),
             other => inputs.refused("gaussian", other),
         })

@@ -33,7 +33,8 @@ pub struct GaussianReport {
 /// What becomes of a Gaussian, and on what grounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct GaussianSummary {
-    /// "collapse", "bounded", "blow_up", "growth" or "isospectral".
+    /// "collapse", "bounded", "blow_up", "growth" or "isospectral"; "open" where the run took all its steps before any of
+    /// these was clear, and then nothing is said of ranks, poles and rates.
     pub regime: &'static str,
     /// The rank of the limit, where there is one.
     pub limit_rank: Option<usize>,

@@ -43,6 +43,9 @@ pub fn fate(gaussian: &GaussianSummary) -> String {
     match (gaussian.regime, gaussian.limit_rank, &gaussian.blow_up) {
         ("collapse", Some(rank), _) => format!("collapses to rank {rank}"),
         ("bounded", Some(rank), _) => format!("stays bounded and keeps its rank {rank}"),
+        ("open", ..) => {
+            format!("has shown no regime by t = {}, where its run was out of steps", time(gaussian.followed_to))
+        }
         ("isospectral", ..) => "turns with a constant spectrum".into(),
         ("blow_up", _, Some(pole)) => {
             let kind = if pole.upper_is_proven { "between" } else { "upper end fitted, between" };
