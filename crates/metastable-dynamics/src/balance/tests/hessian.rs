@@ -75,9 +75,11 @@ fn with_uneven_inputs_some_gauge_beats_the_balanced_one() {
         let x = normal(seed + 400, 4, 4);
         let covariance = x.multiply(&x.transpose()).add_scaled(0.05, &Matrix::scaled_identity(4, 1.0));
         let flat = balanced.product().scaled(0.0);
-        let kappa = |pair: &LowRankPair| kappa_of(&factor_hessian(pair, &flat, |d| d.multiply(&covariance)), 2).unwrap();
+        let kappa =
+            |pair: &LowRankPair| kappa_of(&factor_hessian(pair, &flat, |d| d.multiply(&covariance)), 2).unwrap();
         let even = kappa(&balanced);
-        let gauge = |k: u64| normal(1000 * seed + k, 2, 2).scaled(0.3).add_scaled(1.0, &Matrix::scaled_identity(2, 1.0));
+        let gauge =
+            |k: u64| normal(1000 * seed + k, 2, 2).scaled(0.3).add_scaled(1.0, &Matrix::scaled_identity(2, 1.0));
         let others = (0..200).map(|k| kappa(&balanced.regauged(&gauge(k + 500_000)).unwrap()) / even);
         others.fold(f64::INFINITY, f64::min)
     };
