@@ -120,7 +120,7 @@ mod tests {
     fn the_distance_is_that_of_the_mathematics() {
         let (a, b) = (Moments::of(&tokens(1), 4), Moments::of(&tokens(2), 4));
         let gaussian = |moments: &Moments| {
-            let factor = Matrix::from_fn(4, 7, |i, r| f64::from(moments.factor[r * 4 + i]));
+            let factor = Matrix::from_fn(4, moments.factor.len() / 4, |i, r| f64::from(moments.factor[r * 4 + i]));
             Gaussian::from_factor(moments.mean.iter().map(|m| f64::from(*m)).collect(), factor).unwrap()
         };
         let exact = wasserstein2(&gaussian(&a), &gaussian(&b)).unwrap();
