@@ -35,8 +35,8 @@
 //! a fixed order, so it is equal to the bit on any number of threads: the VJP goes once over rows i (maximum,
 //! partition and ρ_i of each row, q̄_i) and once over columns j, where it recomputes the scores (k̄_j, v̄_j).
 //! Where weights themselves exceed f64 (exponential of huge scores), so do their derivatives.
-//! Sinkhorn's weights are no function of one row: [`super::sinkhorn`] differentiates them; products are NaN where it
-//! does not converge.
+//! Sinkhorn's weights are no function of one row: [`super::sinkhorn`] differentiates them, on the same tiles where clouds
+//! are large; products are NaN where it does not converge.
 //!
 //! # References
 //! Formulas \[derived\] and \[checked\] against dense Jacobians here; the row sum ρ_i in place of

@@ -14,7 +14,11 @@
 //! every pass counts as an iteration \[derived\]. Plans that are nearly permutations are shown to converge to 256 tokens;
 //! of 600 one ended at 1.5e-7 after the default passes, and is refused.
 //!
-//! Reading order: `plan` (streaming over rows or columns), `solve` (the potentials), `dense`, `jacobian`.
+//! Every sum over pairs (half-steps, fields, the products of Newton's steps and of derivatives) is one of `plan`'s: row by
+//! row below 128 tokens, and as the oracle; on the tiles of the fused kernels from there on, in the same O(n (k + m))
+//! memory. Only where the weights themselves are asked for (`dense`, statistics) large plans go row by row too.
+//!
+//! Reading order: `plan` (what is summed over rows or columns), `solve` (the potentials), `dense`, `jacobian`.
 //!
 //! # References
 //! Castin, Ablin, Carrillo, Peyré 2501.18322, equation (2.4) \[via citation\]; Sander, Ablin, Blondel, Peyré,

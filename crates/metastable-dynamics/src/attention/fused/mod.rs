@@ -8,6 +8,7 @@
 //! Few dimensions stay in registers (`small`); more go through tiles (`tile`). `problem` is what both are asked.
 //! [`HeadJacobian`] is the derivative of one head's messages, as products on the same tiles (`derivative`).
 
+mod coupled;
 mod derivative;
 mod potentials;
 mod problem;
@@ -18,6 +19,7 @@ mod tile;
 use rayon::prelude::*;
 
 pub use crate::lanes::Real;
+pub(super) use coupled::{Coupled, Ends};
 pub use derivative::{HeadCotangents, HeadJacobian};
 pub use potentials::{attend_with_potentials, log_sum_exp};
 

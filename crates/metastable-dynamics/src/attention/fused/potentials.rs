@@ -1,4 +1,6 @@
 //! Rows of e^{S_ij + g_j}: what Sinkhorn iterations and partition functions ask of the same kernels.
+//!
+//! [`super::coupled`] asks the same of plans, whose rows have potentials too.
 
 use super::super::kernel::{AttentionKernel, Mask, Score};
 use super::problem::{Answer, Frame, Problem, Streamed, View};
@@ -37,9 +39,7 @@ pub fn log_sum_exp<T: Real>(
     out: &mut [T],
 ) {
     let extended = Extended::new(queries, keys, potentials, kernel);
-    let problem = extended.problem(View::of_rows(&[], 0), 0, kernel.mask());
-    answer(&problem, Level::best(), out);
-    extended.add_offsets(out.iter_mut());
+    extended.log_sums(kernel.mask(), out);
 }
 
 /// Writes Σ_j P_ij v_j with P_ij = e^{S_ij + g_j} / Σ_l e^{S_il + g_l} into `out` \[queries, m\] and the logarithms of
@@ -62,19 +62,11 @@ pub fn attend_with_potentials<T: Real>(
     assert_eq!(values.count(), keys.count(), "a value for each key");
     assert_eq!([out.len(), log_sums.len()], [queries.count() * width, queries.count()], "one answer a query");
     let extended = Extended::new(queries, keys, potentials, kernel);
-    let problem = extended.problem(View::of_part(values.numbers, values.stride), width, kernel.mask());
-    let mut answers = vec![T::default(); queries.count() * (width + 1)];
-    answer(&problem, Level::best(), &mut answers);
-    let rows = answers.chunks_exact(width + 1).zip(out.chunks_exact_mut(width));
-    for ((answer, out), log_sum) in rows.zip(log_sums.iter_mut()) {
-        out.copy_from_slice(&answer[..width]);
-        *log_sum = answer[width];
-    }
-    extended.add_offsets(log_sums.iter_mut());
+    extended.attend(View::of_part(values.numbers, values.stride), width, kernel.mask(), (out, log_sums));
 }
 
 /// Queries and keys with one coordinate more, whose products are S_ij + g_j up to an offset of the query.
-struct Extended<T> {
+pub(super) struct Extended<T> {
     /// \[n_q, k + 1\], the last one 1.
     queries: Vec<T>,
     /// \[n, k + 1\], the last one g_j and what belongs to the key alone.
@@ -86,17 +78,27 @@ struct Extended<T> {
 
 impl<T: Real> Extended<T> {
     fn new(queries: Rows<'_, T>, keys: Rows<'_, T>, potentials: &[T], kernel: &AttentionKernel) -> Self {
+        assert!(kernel.mask() == Mask::Full || queries.count() == keys.count(), "a causal mask: a query for each key");
+        Self::of_scores(queries, keys, potentials, (kernel.score(), kernel.beta()))
+    }
+
+    /// S_ij = beta·score.
+    pub(super) fn of_scores(
+        queries: Rows<'_, T>,
+        keys: Rows<'_, T>,
+        potentials: &[T],
+        (score, beta): (Score, f64),
+    ) -> Self {
         assert_eq!(queries.width, keys.width, "queries and keys of one width");
         assert_eq!(potentials.len(), keys.count(), "a potential for each key");
         assert!(keys.count() > 0, "at least one key");
-        assert!(kernel.mask() == Mask::Full || queries.count() == keys.count(), "a causal mask: a query for each key");
-        let (width, beta) = (keys.width, kernel.beta());
-        let (centre, scale) = match kernel.score() {
+        let width = keys.width;
+        let (centre, scale) = match score {
             Score::Dot => (vec![0.0; width], beta),
             Score::SquaredDistance => (mean(keys), 2.0 * beta),
         };
         let centred = |row: &[T]| -> Vec<f64> { row.iter().zip(&centre).map(|(x, c)| x.to_f64() - c).collect() };
-        let of_itself = |row: &[f64]| match kernel.score() {
+        let of_itself = |row: &[f64]| match score {
             Score::Dot => 0.0,
             Score::SquaredDistance => -beta * row.iter().map(|x| x * x).sum::<f64>(),
         };
@@ -111,6 +113,26 @@ impl<T: Real> Extended<T> {
             long_keys.push(T::from_f64(of_itself(&row) + potential.to_f64()));
         }
         Self { queries: long_queries, keys: long_keys, width: width + 1, offsets }
+    }
+
+    /// ln Σ_j e^{S_ij + g_j}, \[n_q\].
+    pub(super) fn log_sums(&self, mask: Mask, out: &mut [T]) {
+        let problem = self.problem(View::of_rows(&[], 0), 0, mask);
+        answer(&problem, Level::best(), out);
+        self.add_offsets(out.iter_mut());
+    }
+
+    /// The averages of `width` numbers a key, \[n_q, width\], and the log-sums, \[n_q\].
+    pub(super) fn attend(&self, values: View<'_, T>, width: usize, mask: Mask, (out, log_sums): (&mut [T], &mut [T])) {
+        let problem = self.problem(values, width, mask);
+        let mut answers = vec![T::default(); log_sums.len() * (width + 1)];
+        answer(&problem, Level::best(), &mut answers);
+        let rows = answers.chunks_exact(width + 1).zip(out.chunks_exact_mut(width));
+        for ((answer, out), log_sum) in rows.zip(log_sums.iter_mut()) {
+            out.copy_from_slice(&answer[..width]);
+            *log_sum = answer[width];
+        }
+        self.add_offsets(log_sums.iter_mut());
     }
 
     fn problem<'a>(&'a self, values: View<'a, T>, value_width: usize, mask: Mask) -> Problem<'a, T> {
@@ -142,7 +164,8 @@ impl<T: Real> Extended<T> {
     }
 }
 
-fn mean<T: Real>(rows: Rows<'_, T>) -> Vec<f64> {
+/// Σ_i x_i / n.
+pub(super) fn mean<T: Real>(rows: Rows<'_, T>) -> Vec<f64> {
     let mut sum = vec![0.0; rows.width];
     for row in rows.iter() {
         sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.to_f64());

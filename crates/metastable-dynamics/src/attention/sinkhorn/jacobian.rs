@@ -9,6 +9,9 @@
 //!
 //! Backward, with W_ij = M_ij <ȳ_i, v_j>/ε, its row sums f̄ and column sums ḡ, the same symmetric system gives
 //! multipliers (diag c - MᵀM) µ = ḡ - Mᵀ f̄, λ = f̄ - M µ, and L̄_ij = W_ij - (λ_i + µ_j) M_ij \[derived\].
+//!
+//! Every sum over pairs is one of [`Plan`]'s, which computes them row by row or on the tiles of the fused kernels. The
+//! products M x of conjugate gradients compute the weights anew each time, in O(n (k + m)) memory.
 
 use super::Potentials;
 use super::plan::{Plan, Shifts, Side};
@@ -16,6 +19,7 @@ use super::solve::{conjugate_gradients, trace};
 use crate::attention::kernel::{Sinkhorn, SinkhornStop};
 use crate::attention::projections::Projections;
 use crate::error::DynamicsError;
+use crate::linalg::dot;
 
 /// The linear system is solved to rounding; worse than this is an error.
 const WORST_RESIDUAL: f64 = 1e-9;
@@ -34,18 +38,29 @@ pub(crate) fn jvp(
     out: &mut [f64],
 ) -> Result<(), DynamicsError> {
     let (plan, moved) = (Plan::new(projections, options.epsilon), Plan::new(direction, options.epsilon));
+    jvp_of(&plan, &moved, options, potentials, out)
+}
+
+/// As [`jvp`], for plans of the point and of the direction.
+pub(super) fn jvp_of(
+    plan: &Plan<'_>,
+    moved: &Plan<'_>,
+    options: Sinkhorn,
+    potentials: &Potentials,
+    out: &mut [f64],
+) -> Result<(), DynamicsError> {
     let share = options.epsilon.recip();
     let mut write = |shifts: Shifts<'_>, rates: Shifts<'_>| {
-        let rates = plan.average_tangent(shifts, &moved, rates);
+        let rates = plan.average_tangent(shifts, moved, rates);
         out.iter_mut().zip(rates).for_each(|(out, rate)| *out = share * rate);
     };
     if let SinkhornStop::HalfSteps(count) = options.stop {
-        let steps = trace(&plan, count);
+        let steps = trace(plan, count);
         let zero = vec![0.0; plan.count()];
         let [mut own_rate, mut other_rate] = [zero.clone(), zero.clone()];
         for (t, step) in steps.iter().enumerate() {
             let (side, other) = (side_of(t), if t == 0 { &zero } else { &steps[t - 1] });
-            let rate = plan.tangent(side, Shifts { own: step, other }, &moved, &other_rate);
+            let rate = plan.tangent(side, Shifts { own: step, other }, moved, &other_rate);
             own_rate = std::mem::replace(&mut other_rate, rate.iter().map(|rate| -rate).collect());
         }
         // `other_rate` now is of the last half-step, `own_rate` of the one before.
@@ -54,11 +69,11 @@ pub(crate) fn jvp(
         write(Shifts { own: row, other: column }, Shifts { own: &row_rate, other: &column_rate });
         return Ok(());
     }
-    let implicit = Implicit::new(&plan, options, potentials);
+    let implicit = Implicit::new(plan, options, potentials);
     let (rows, columns) = (implicit.rows(), implicit.columns());
     let zero = vec![0.0; plan.count()];
-    let a = plan.tangent(Side::Rows, rows, &moved, &zero);
-    let b = plan.tangent(Side::Columns, columns, &moved, &zero);
+    let a = plan.tangent(Side::Rows, rows, moved, &zero);
+    let b = plan.tangent(Side::Columns, columns, moved, &zero);
     let rhs: Vec<f64> = plan.apply(Side::Columns, columns, &a).iter().zip(&b).map(|(a, b)| a - b).collect();
     let column_rate = implicit.solve(&rhs)?;
     let back = plan.apply(Side::Rows, rows, &column_rate);
@@ -74,27 +89,40 @@ pub(crate) fn vjp(
     potentials: &Potentials,
     cotangent: &[f64],
 ) -> Result<Gradients, DynamicsError> {
-    let plan = Plan::new(projections, options.epsilon);
+    vjp_of(&Plan::new(projections, options.epsilon), projections, options, potentials, cotangent)
+}
+
+/// As [`vjp`], for a plan of the projections.
+pub(super) fn vjp_of(
+    plan: &Plan<'_>,
+    projections: &Projections,
+    options: Sinkhorn,
+    potentials: &Potentials,
+    cotangent: &[f64],
+) -> Result<Gradients, DynamicsError> {
     let (n, m) = (projections.count(), projections.value_width());
     let scaled: Vec<f64> = cotangent.iter().map(|g| g / options.epsilon).collect();
     let pairs = Pairs {
+        width: m,
         cotangents: (0..m).flat_map(|c| (0..n).map(move |i| (i, c))).map(|(i, c)| scaled[i * m + c]).collect(),
         values: (0..m).flat_map(|c| projections.value_row(c).iter().copied()).collect(),
         values_by_token: (0..n).flat_map(|j| (0..m).map(move |c| projections.value_row(c)[j])).collect(),
         cotangents_by_token: scaled,
     };
     if let SinkhornStop::HalfSteps(count) = options.stop {
-        return Ok(unrolled(&plan, &pairs, count));
+        return Ok(unrolled(plan, &pairs, count));
     }
-    let implicit = Implicit::new(&plan, options, potentials);
+    let implicit = Implicit::new(plan, options, potentials);
     let (rows, columns) = (implicit.rows(), implicit.columns());
-    let [row_bar, column_bar] = pairs.potential_cotangents(&plan, rows);
+    let averages = pairs.averages(plan, rows);
+    let [row_bar, column_bar] = pairs.potential_cotangents(&averages);
     let back = plan.apply(Side::Columns, columns, &row_bar);
     let rhs: Vec<f64> = column_bar.iter().zip(back).map(|(bar, back)| bar - back).collect();
     let mu = implicit.solve(&rhs)?;
     let forth = plan.apply(Side::Rows, rows, &mu);
     let lambda: Vec<f64> = row_bar.iter().zip(forth).map(|(bar, forth)| bar - forth).collect();
-    Ok(pairs.gradients(&plan, rows, Shifts { own: &lambda, other: &mu }))
+    let multipliers = Shifts { own: &lambda, other: &mu };
+    Ok(pairs.gradients(plan, rows, multipliers, averages))
 }
 
 /// The plan at its fixed point, rows exact.
@@ -142,6 +170,8 @@ impl<'a> Implicit<'a> {
 
 /// ȳ/ε and v, each token after token [n, m] and component after component [m, n].
 struct Pairs {
+    /// m.
+    width: usize,
     cotangents_by_token: Vec<f64>,
     cotangents: Vec<f64>,
     values_by_token: Vec<f64>,
@@ -149,23 +179,34 @@ struct Pairs {
 }
 
 impl Pairs {
-    /// f̄ and ḡ: the row and column sums of W.
-    fn potential_cotangents(&self, plan: &Plan<'_>, rows: Shifts<'_>) -> [Vec<f64>; 2] {
+    /// Σ_j M_ij v_j and Σ_i M_ij ȳ_i/ε, [n, m].
+    fn averages(&self, plan: &Plan<'_>, rows: Shifts<'_>) -> [Vec<f64>; 2] {
         let columns = Shifts { own: rows.other, other: rows.own };
-        [
-            plan.pairing(Side::Rows, rows, &self.cotangents_by_token, &self.values),
-            plan.pairing(Side::Columns, columns, &self.values_by_token, &self.cotangents),
-        ]
+        [plan.average(Side::Rows, rows, &self.values), plan.average(Side::Columns, columns, &self.cotangents)]
     }
 
-    /// The gradients for L̄_ij = W_ij - (λ_i + µ_j) M_ij.
-    fn gradients(&self, plan: &Plan<'_>, rows: Shifts<'_>, multipliers: Shifts<'_>) -> Gradients {
+    /// f̄ and ḡ, the row and column sums of W: <ȳ_i, Σ_j M_ij v_j>/ε and <v_j, Σ_i M_ij ȳ_i>/ε.
+    fn potential_cotangents(&self, [rows, columns]: &[Vec<f64>; 2]) -> [Vec<f64>; 2] {
+        let pair = |a: &[f64], b: &[f64]| -> Vec<f64> {
+            a.chunks_exact(self.width).zip(b.chunks_exact(self.width)).map(|(a, b)| dot(a, b)).collect()
+        };
+        [pair(&self.cotangents_by_token, rows), pair(&self.values_by_token, columns)]
+    }
+
+    /// The gradients for L̄_ij = W_ij - (λ_i + µ_j) M_ij, from the averages that are those of the values.
+    fn gradients(
+        &self,
+        plan: &Plan<'_>,
+        rows: Shifts<'_>,
+        multipliers: Shifts<'_>,
+        [_, values]: [Vec<f64>; 2],
+    ) -> Gradients {
         let columns = Shifts { own: rows.other, other: rows.own };
         let swapped = Shifts { own: multipliers.other, other: multipliers.own };
         [
             plan.score_cotangent(Side::Rows, rows, [&self.cotangents_by_token, &self.values], multipliers),
             plan.score_cotangent(Side::Columns, columns, [&self.values_by_token, &self.cotangents], swapped),
-            plan.average(Side::Columns, columns, &self.cotangents),
+            values,
         ]
     }
 }
@@ -176,8 +217,9 @@ fn unrolled(plan: &Plan<'_>, pairs: &Pairs, count: u32) -> Gradients {
     let (steps, zero) = (trace(plan, count), vec![0.0; plan.count()]);
     let (row, column) = last_two(&steps, &zero);
     let rows = Shifts { own: row, other: column };
-    let [mut row_bar, mut column_bar] = pairs.potential_cotangents(plan, rows);
-    let mut gradients = pairs.gradients(plan, rows, Shifts { own: &zero, other: &zero });
+    let averages = pairs.averages(plan, rows);
+    let [mut row_bar, mut column_bar] = pairs.potential_cotangents(&averages);
+    let mut gradients = pairs.gradients(plan, rows, Shifts { own: &zero, other: &zero }, averages);
     for (t, step) in steps.iter().enumerate().rev() {
         let (side, other) = (side_of(t), if t == 0 { &zero } else { &steps[t - 1] });
         let (own, beyond) = (Shifts { own: step, other }, Shifts { own: other, other: step });

@@ -1,17 +1,17 @@
-//! The plan M_ij = e^{L_ij + f_i + g_j} / n seen from its rows or from its columns, streamed: what is computed from
-//! it, one row of scores at a time.
+//! The plan M_ij = e^{L_ij + f_i + g_j} / n seen from its rows or from its columns, streamed: what is computed from it.
+//!
+//! One row of scores at a time for few tokens, and as the oracle; from 128 tokens on through the fused kernels
+//! ([`Coupled`]), where all but the weights themselves is to be had.
 
 use rayon::prelude::*;
 
 use crate::attention::exponential::exp_below_zero;
+use crate::attention::fused::{Coupled, Ends, Rows, SERIAL_PAIRS};
 use crate::attention::kernel::{Mask, Score};
 use crate::attention::lanes::{lane_dot, lane_dot_shifted, lane_sum, max};
 use crate::attention::projections::Projections;
 use crate::linalg::norm;
 use crate::simd::{Loop, widest};
-
-/// Below this many pairs all rows are computed on the calling thread: the pool costs more than it saves.
-const SERIAL_PAIRS: usize = 1 << 14;
 
 /// Rows that one task of the pool computes: enough to make up for the task.
 const ROWS_A_TASK: usize = 16;
@@ -21,6 +21,7 @@ pub(super) struct Plan<'a> {
     rows: &'a Projections,
     columns: Projections,
     scale: f64,
+    is_large: bool,
 }
 
 /// From where the plan is seen: the side whose tokens are the i of L_ij, and of every output.
@@ -44,7 +45,14 @@ pub(super) struct Shifts<'a> {
 impl<'a> Plan<'a> {
     /// Scores gain·s_ij / ε.
     pub(super) fn new(projections: &'a Projections, epsilon: f64) -> Self {
-        Self { rows: projections, columns: projections.swapped(), scale: projections.gain() / epsilon }
+        let is_large = projections.count() * projections.count() >= SERIAL_PAIRS;
+        Self { rows: projections, columns: projections.swapped(), scale: projections.gain() / epsilon, is_large }
+    }
+
+    /// The same plan, row by row however many tokens there are: the oracle.
+    #[cfg(test)]
+    pub(super) fn by_rows(projections: &'a Projections, epsilon: f64) -> Self {
+        Self { is_large: false, ..Self::new(projections, epsilon) }
     }
 
     /// The number n of tokens.
@@ -54,7 +62,7 @@ impl<'a> Plan<'a> {
 
     /// The same scores times a factor.
     pub(super) fn scaled(&self, factor: f64) -> Self {
-        Self { rows: self.rows, columns: self.columns.clone(), scale: factor * self.scale }
+        Self { columns: self.columns.clone(), scale: factor * self.scale, ..*self }
     }
 
     /// A bound of |L_ij|, by Cauchy and Schwarz. O(n k).
@@ -74,6 +82,27 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The side for the fused kernels, where packing its tokens for them pays.
+    fn coupled(&self, side: Side) -> Option<Coupled<'_>> {
+        let beta = match self.rows.score() {
+            // Queries carry beta.
+            Score::Dot => self.scale,
+            Score::SquaredDistance => self.scale * self.rows.beta(),
+        };
+        let [queries, keys] = self.ends(side);
+        self.is_large.then(|| Coupled::new(queries, keys, self.rows.score(), beta))
+    }
+
+    /// Queries and keys of a side, \[n, k\].
+    fn ends(&self, side: Side) -> [Rows<'_, f64>; 2] {
+        let width = self.rows.width();
+        let [rows, columns] = [self.rows, &self.columns].map(|side| Rows::new(side.queries(), width));
+        match side {
+            Side::Rows => [rows, columns],
+            Side::Columns => [columns, rows],
+        }
+    }
+
     /// The half-step: f_i = ln n - ln Σ_j e^{L_ij + g_j}, after which the sums of this side are one. O(n² k).
     pub(super) fn half_step(&self, side: Side, other: &[f64]) -> Vec<f64> {
         struct LogSums<'a>(&'a [f64]);
@@ -85,6 +114,10 @@ impl<'a> Plan<'a> {
                 row.iter_mut().for_each(|s| *s = exp_below_zero(*s - top));
                 out[0] = (row.len() as f64).ln() - (top + lane_sum(row).ln());
             }
+        }
+        if let Some(coupled) = self.coupled(side) {
+            let log_count = (self.count() as f64).ln();
+            return coupled.log_sums(other).iter().map(|log_sum| log_count - log_sum).collect();
         }
         self.over_rows(side, 1, &LogSums(other))
     }
@@ -98,6 +131,9 @@ impl<'a> Plan<'a> {
                 self.0.weigh(i, row);
                 out[0] = lane_dot(row, self.1);
             }
+        }
+        if let Some(coupled) = self.coupled(side) {
+            return coupled.averages(shifts.into(), u);
         }
         self.over_rows(side, 1, &Apply(shifts, u))
     }
@@ -120,6 +156,9 @@ impl<'a> Plan<'a> {
                 out[0] = lane_dot(row, slopes);
             }
         }
+        if let Some(coupled) = self.coupled(side) {
+            return coupled.tangent_sums(shifts.into(), direction.ends(side), u);
+        }
         let (here, moved) = (self.side(side), direction.side(side));
         self.over_rows(side, 1, &Tangent { shifts, here, moved, scale: self.scale, u })
     }
@@ -135,6 +174,9 @@ impl<'a> Plan<'a> {
                     *out = lane_dot(row, values);
                 }
             }
+        }
+        if let Some(coupled) = self.coupled(side) {
+            return coupled.averages(shifts.into(), values);
         }
         self.over_rows(side, values.len() / self.count(), &Average(shifts, values))
     }
@@ -163,21 +205,11 @@ impl<'a> Plan<'a> {
             }
         }
         let (here, moved) = (self.rows, direction.rows);
-        self.over_rows(Side::Rows, here.value_width(), &Rates { shifts, rates, here, moved, scale: self.scale })
-    }
-
-    /// Σ_j S̄_ij, S̄_ij = M_ij <a_i, b_j>: cotangents of the side's own potentials. `a` [n, m], `b` [m, n]. O(n² (k + m)).
-    pub(super) fn pairing(&self, side: Side, shifts: Shifts<'_>, own: &[f64], other: &[f64]) -> Vec<f64> {
-        struct Pairing<'a>(Shifts<'a>, &'a [f64], &'a [f64]);
-        impl RowTask for Pairing<'_> {
-            #[inline(always)]
-            fn write(&self, i: usize, row: &mut [f64], spare: &mut [f64], out: &mut [f64]) {
-                self.0.weigh(i, row);
-                pair(i, self.1, self.2, spare);
-                out[0] = lane_dot(row, spare);
-            }
+        if let Some(coupled) = self.coupled(Side::Rows) {
+            let values = [here.values(), moved.values()];
+            return coupled.tangents(shifts.into(), direction.ends(Side::Rows), rates.into(), values);
         }
-        self.over_rows(side, 1, &Pairing(shifts, own, other))
+        self.over_rows(Side::Rows, here.value_width(), &Rates { shifts, rates, here, moved, scale: self.scale })
     }
 
     /// The gradients of queries (side `Rows`, without beta) or keys (side `Columns`), [n, k], for the score cotangents
@@ -190,6 +222,15 @@ impl<'a> Plan<'a> {
         multipliers: Shifts<'_>,
     ) -> Vec<f64> {
         let here = self.side(side);
+        if let Some(coupled) = self.coupled(side) {
+            let (m, other) = (own.len() / self.count(), by_token(other, self.count()));
+            let pairs = (m > 0).then(|| [Rows::new(own, m), Rows::new(&other, m)]);
+            let mut gradients = coupled.gradients(shifts.into(), pairs, multipliers.into());
+            if (here.score(), side) == (Score::Dot, Side::Rows) {
+                gradients.iter_mut().for_each(|q| *q *= here.beta());
+            }
+            return gradients;
+        }
         // Queries of dot scores carry beta, so gradients of keys get it from them.
         let factor = match (here.score(), side) {
             (Score::Dot, Side::Rows) => here.beta(),
@@ -254,6 +295,18 @@ impl Shifts<'_> {
         let own = self.own[i] - (row.len() as f64).ln();
         row.iter_mut().zip(self.other).for_each(|(s, g)| *s = exp_below_zero(*s + g + own));
     }
+}
+
+impl<'a> From<Shifts<'a>> for Ends<'a> {
+    fn from(shifts: Shifts<'a>) -> Self {
+        Self { queries: shifts.own, keys: shifts.other }
+    }
+}
+
+/// [n, m] from [m, n].
+fn by_token(values: &[f64], count: usize) -> Vec<f64> {
+    let width = values.len() / count;
+    (0..count).flat_map(|j| (0..width).map(move |c| values[c * count + j])).collect()
 }
 
 /// What is made of one row of scores; `spare` is another row to work in.

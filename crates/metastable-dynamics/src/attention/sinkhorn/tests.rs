@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+mod tiles;
+
 use super::*;
 use crate::attention::jacobian::{attend_jvp, attend_vjp};
 use crate::attention::kernel::{AttentionKernel, Mask, Normalization, Score, SinkhornStop};

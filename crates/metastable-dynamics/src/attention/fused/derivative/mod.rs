@@ -21,8 +21,8 @@
 //! Formulas as in [`crate::attention::jacobian`] \[derived\], the naive twin and oracle; the row mean <ȳ_i, y_i> in place
 //! of stored weights: Dao et al., FlashAttention, 2205.14135, appendix B \[2nd\].
 
-mod sweep;
-mod table;
+pub(super) mod sweep;
+pub(super) mod table;
 
 use std::f64::consts::{LN_2, LOG2_E};
 

@@ -26,7 +26,7 @@ const COMPONENTS_AT_ONCE: usize = 72;
 
 /// How a score becomes a weight and its slope.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Weigh {
+pub(in crate::attention::fused) enum Weigh {
     /// 2^x, its own slope (up to ln 2, which the products carry).
     Power,
     /// 1/(1 + 2^-x).
@@ -37,7 +37,7 @@ pub(super) enum Weigh {
 
 /// Which rows in lanes see which broadcast ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Sight {
+pub(in crate::attention::fused) enum Sight {
     /// All.
     All,
     /// Lane i sees the rows up to i.
@@ -67,20 +67,20 @@ impl Sight {
 }
 
 /// The two sides of a sweep.
-pub(super) struct Sides<'a, T> {
+pub(in crate::attention::fused) struct Sides<'a, T> {
     /// In lanes: scores and slopes.
-    pub(super) lanes: [&'a Table<T>; 2],
+    pub(in crate::attention::fused) lanes: [&'a Table<T>; 2],
     /// Broadcast: scores and slopes, as wide as those in lanes.
-    pub(super) broadcast: [&'a Table<T>; 2],
+    pub(in crate::attention::fused) broadcast: [&'a Table<T>; 2],
     /// Broadcast: g and h, and from which component on they are summed.
-    pub(super) summed: [(&'a Table<T>, usize); 2],
-    pub(super) weigh: Weigh,
-    pub(super) sight: Sight,
+    pub(in crate::attention::fused) summed: [(&'a Table<T>, usize); 2],
+    pub(in crate::attention::fused) weigh: Weigh,
+    pub(in crate::attention::fused) sight: Sight,
 }
 
 impl<T: Real> Sides<'_, T> {
     /// Σ_b (t g_b, p h_b) for every row in lanes, \[n, widths of g and h\].
-    pub(super) fn sums(&self, level: Level) -> Table<T> {
+    pub(in crate::attention::fused) fn sums(&self, level: Level) -> Table<T> {
         if level == Level::Avx512 { self.sums_in_panels::<8>(level) } else { self.sums_in_panels::<4>(level) }
     }
 

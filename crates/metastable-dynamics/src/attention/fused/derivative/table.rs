@@ -4,48 +4,48 @@ use crate::lanes::Real;
 
 /// \[n, width\], one row after the other.
 #[derive(Debug, Clone)]
-pub(super) struct Table<T> {
+pub(in crate::attention::fused) struct Table<T> {
     numbers: Vec<T>,
     width: usize,
 }
 
 impl<T: Real> Table<T> {
     /// A table whose rows are written by a function of the row's number.
-    pub(super) fn filled(count: usize, width: usize, fill: impl Fn(usize, &mut [T])) -> Self {
+    pub(in crate::attention::fused) fn filled(count: usize, width: usize, fill: impl Fn(usize, &mut [T])) -> Self {
         let mut numbers = vec![T::default(); count * width];
         numbers.chunks_exact_mut(width).enumerate().for_each(|(i, row)| fill(i, row));
         Self { numbers, width }
     }
 
-    pub(super) fn width(&self) -> usize {
+    pub(in crate::attention::fused) fn width(&self) -> usize {
         self.width
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::attention::fused) fn count(&self) -> usize {
         self.numbers.len() / self.width
     }
 
-    pub(super) fn row(&self, i: usize) -> &[T] {
+    pub(in crate::attention::fused) fn row(&self, i: usize) -> &[T] {
         &self.numbers[i * self.width..(i + 1) * self.width]
     }
 
-    pub(super) fn rows(&self) -> impl Iterator<Item = &[T]> {
+    pub(in crate::attention::fused) fn rows(&self) -> impl Iterator<Item = &[T]> {
         self.numbers.chunks_exact(self.width)
     }
 
     /// All numbers.
-    pub(super) fn numbers(&self) -> &[T] {
+    pub(in crate::attention::fused) fn numbers(&self) -> &[T] {
         &self.numbers
     }
 
     /// All numbers, to be written.
-    pub(super) fn numbers_mut(&mut self) -> &mut [T] {
+    pub(in crate::attention::fused) fn numbers_mut(&mut self) -> &mut [T] {
         &mut self.numbers
     }
 }
 
 /// Panels of SIZE rows, component after component: \[panel\]\[component\]\[row\], filled up with zeros.
-pub(super) fn panels_of_rows<T: Real, const SIZE: usize>(table: &Table<T>) -> Vec<[T; SIZE]> {
+pub(in crate::attention::fused) fn panels_of_rows<T: Real, const SIZE: usize>(table: &Table<T>) -> Vec<[T; SIZE]> {
     let (width, panels) = (table.width, table.count().div_ceil(SIZE));
     let mut panels = vec![[T::default(); SIZE]; panels * width];
     for (panel, rows) in panels.chunks_exact_mut(width).zip(table.numbers.chunks(SIZE * width)) {
@@ -58,7 +58,10 @@ pub(super) fn panels_of_rows<T: Real, const SIZE: usize>(table: &Table<T>) -> Ve
 
 /// Panels of SIZE components from component `first` on, row after row: \[panel\]\[row\]\[component\], filled up with
 /// zeros to whole panels and to a multiple of SIZE rows.
-pub(super) fn panels_of_components<T: Real, const SIZE: usize>(table: &Table<T>, first: usize) -> Vec<[T; SIZE]> {
+pub(in crate::attention::fused) fn panels_of_components<T: Real, const SIZE: usize>(
+    table: &Table<T>,
+    first: usize,
+) -> Vec<[T; SIZE]> {
     let rows = table.count().next_multiple_of(SIZE);
     let mut panels = vec![[T::default(); SIZE]; rows * (table.width - first).div_ceil(SIZE)];
     for (p, panel) in panels.chunks_exact_mut(rows).enumerate() {
