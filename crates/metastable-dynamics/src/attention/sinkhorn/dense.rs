@@ -1,5 +1,7 @@
 //! Newton's linear system with all its numbers, for plans of few tokens whose pieces hardly touch.
 
+use rayon::prelude::*;
+
 use super::plan::{Plan, Shifts};
 
 /// n x n numbers of so many tokens are eight megabytes, and a solve costs as much as some hundred passes.
@@ -7,6 +9,15 @@ pub(super) const MOST_TOKENS: usize = 1024;
 
 /// What ties every token to the ground: where tokens are tied to others by less, the right side is rounding.
 const GROUND: f64 = 1e-12;
+
+/// Rows of ties that stay in the second cache while the weights pass.
+const TIES_AT_ONCE: usize = 16;
+
+/// Below this many pairs of tokens one thread is faster than the pool.
+const PARALLEL_PAIRS: usize = 1 << 16;
+
+/// Lines of ties that one task of the pool changes at least.
+const LINES_A_TASK: usize = 64;
 
 /// Ties far below the ground.
 const LOOSE: f64 = 1e-18;
@@ -39,10 +50,19 @@ impl Graph {
         let mut weights = vec![0.0; n * n];
         plan.visit(shifts, &mut weights, |_, row, out| out.copy_from_slice(row));
         let mut ties = vec![0.0; n * n];
-        for row in weights.chunks_exact(n) {
-            for (j, weight) in row.iter().enumerate().filter(|(_, weight)| **weight > LOOSE) {
-                add(&mut ties[j * n..j * n + j], *weight, row);
+        let tie = |(block, ties): (usize, &mut [f64])| {
+            let first = block * TIES_AT_ONCE;
+            for row in weights.chunks_exact(n) {
+                for (j, (weight, ties)) in (first..).zip(row[first..].iter().zip(ties.chunks_exact_mut(n))) {
+                    if *weight > LOOSE {
+                        add(&mut ties[..j], *weight, row);
+                    }
+                }
             }
+        };
+        match n * n < PARALLEL_PAIRS {
+            true => ties.chunks_mut(n * TIES_AT_ONCE).enumerate().for_each(tie),
+            false => ties.par_chunks_mut(n * TIES_AT_ONCE).enumerate().for_each(tie),
         }
         Self { ties, grounds: vec![GROUND; n] }
     }
@@ -56,11 +76,22 @@ impl Graph {
             let star = &own[..k];
             let pivot = self.grounds[k] + star.iter().sum::<f64>();
             pivots[k] = pivot;
-            for (i, tie) in star.iter().enumerate().filter(|(_, tie)| **tie > LOOSE) {
-                let share = tie / pivot;
-                add(&mut before[i * n..i * n + i], share, star);
-                self.grounds[i] += share * self.grounds[k];
-                b[i] += share * b[k];
+            let (ground, current) = (self.grounds[k], b[k]);
+            let (grounds, currents) = (&mut self.grounds[..k], &mut b[..k]);
+            let spread = |(i, (((line, own), b), tie)): (usize, (((&mut [f64], &mut f64), &mut f64), &f64))| {
+                if *tie > LOOSE {
+                    let share = tie / pivot;
+                    add(&mut line[..i], share, star);
+                    *own += share * ground;
+                    *b += share * current;
+                }
+            };
+            match k * k < PARALLEL_PAIRS {
+                true => before.chunks_exact_mut(n).zip(grounds).zip(currents).zip(star).enumerate().for_each(spread),
+                false => {
+                    let lines = before.par_chunks_exact_mut(n).zip(grounds).zip(currents).zip(star);
+                    lines.with_min_len(LINES_A_TASK).enumerate().for_each(spread);
+                }
             }
         }
         for k in 0..n {
