@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::plan::{Plan, Shifts};
+use crate::simd::{Loop, widest};
 
 /// n x n numbers of so many tokens are eight megabytes, and a solve costs as much as some hundred passes.
 pub(super) const MOST_TOKENS: usize = 1024;
@@ -51,14 +52,7 @@ impl Graph {
         plan.visit(shifts, &mut weights, |_, row, out| out.copy_from_slice(row));
         let mut ties = vec![0.0; n * n];
         let tie = |(block, ties): (usize, &mut [f64])| {
-            let first = block * TIES_AT_ONCE;
-            for row in weights.chunks_exact(n) {
-                for (j, (weight, ties)) in (first..).zip(row[first..].iter().zip(ties.chunks_exact_mut(n))) {
-                    if *weight > LOOSE {
-                        add(&mut ties[..j], *weight, row);
-                    }
-                }
-            }
+            widest(Tie { weights: &weights, count: n, first: block * TIES_AT_ONCE, ties });
         };
         match n * n < PARALLEL_PAIRS {
             true => ties.chunks_mut(n * TIES_AT_ONCE).enumerate().for_each(tie),
@@ -81,7 +75,7 @@ impl Graph {
             let spread = |(i, (((line, own), b), tie)): (usize, (((&mut [f64], &mut f64), &mut f64), &f64))| {
                 if *tie > LOOSE {
                     let share = tie / pivot;
-                    add(&mut line[..i], share, star);
+                    widest(Add { line: &mut line[..i], factor: share, row: star });
                     *own += share * ground;
                     *b += share * current;
                 }
@@ -102,9 +96,41 @@ impl Graph {
     }
 }
 
+/// Lines of MᵀM from token `first` on, below the diagonal.
+struct Tie<'a> {
+    /// M.
+    weights: &'a [f64],
+    count: usize,
+    first: usize,
+    ties: &'a mut [f64],
+}
+
+impl Loop for Tie<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for row in self.weights.chunks_exact(self.count) {
+            let lines = row[self.first..].iter().zip(self.ties.chunks_exact_mut(self.count));
+            for (j, (&factor, line)) in (self.first..).zip(lines) {
+                if factor > LOOSE {
+                    Add { line: &mut line[..j], factor, row }.run();
+                }
+            }
+        }
+    }
+}
+
 /// line += factor·row, as far as the line goes.
-fn add(line: &mut [f64], factor: f64, row: &[f64]) {
-    line.iter_mut().zip(row).for_each(|(entry, other)| *entry += factor * other);
+struct Add<'a> {
+    line: &'a mut [f64],
+    factor: f64,
+    row: &'a [f64],
+}
+
+impl Loop for Add<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.line.iter_mut().zip(self.row).for_each(|(entry, other)| *entry += self.factor * other);
+    }
 }
 
 #[cfg(test)]
