@@ -17,6 +17,7 @@ pub struct Projections {
     score: Score,
     beta: f64,
     gain: f64,
+    symmetric: bool,
     /// [n, k], beta folded in for dot scores.
     queries: Vec<f64>,
     /// [k, n], so that a row of scores is a sum of scaled contiguous rows.
@@ -35,6 +36,7 @@ impl Projections {
             score: Score::Dot,
             beta: 1.0,
             gain: 1.0,
+            symmetric: false,
             queries: vec![0.0; count * width],
             keys: vec![0.0; count * width],
             values: vec![0.0; count * value_width],
@@ -57,6 +59,7 @@ impl Projections {
         self.score = kernel.score();
         self.beta = kernel.beta();
         self.gain = gain.clamp(0.0, MAX_GAIN);
+        self.symmetric = scores_are_symmetric(self.score, query, key);
         let scale = if self.score == Score::Dot { self.beta } else { 1.0 };
         for (token, out) in tokens.chunks_exact(query.columns()).zip(self.queries.chunks_exact_mut(self.width)) {
             query.apply(token, out);
@@ -106,6 +109,11 @@ impl Projections {
     /// The factor in front of all scores (see the type's page).
     pub fn gain(&self) -> f64 {
         self.gain
+    }
+
+    /// Whether S_ij = S_ji for any tokens.
+    pub(super) fn is_symmetric(&self) -> bool {
+        self.symmetric
     }
 
     /// All queries, [n, k]; times beta for dot scores.
@@ -203,6 +211,17 @@ fn add_four_components(score: Score, &[q0, q1, q2, q3]: &[f64; 4], keys: [&[f64]
             }
         };
     }
+}
+
+/// Whether the matrices make symmetric scores: QᵀK symmetric to the bit for products, Q = K for distances. O(d² k), or
+/// less where they do not.
+fn scores_are_symmetric(score: Score, query: &Matrix, key: &Matrix) -> bool {
+    if query == key {
+        return true;
+    }
+    let entry = |i: usize, j: usize| -> f64 { (0..query.rows()).map(|r| query.row(r)[i] * key.row(r)[j]).sum() };
+    let d = query.columns();
+    score == Score::Dot && (0..d).all(|i| (0..i).all(|j| entry(i, j) == entry(j, i)))
 }
 
 fn fill_transposed(tokens: &[f64], matrix: &Matrix, out: &mut [f64]) {

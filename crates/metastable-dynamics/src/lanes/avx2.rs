@@ -52,6 +52,10 @@ macro_rules! operations {
             self.0.avx.$mul(a, b)
         }
         #[inline(always)]
+        fn sum(self, v: Self::Vector) -> $real {
+            super::tree_sum!(pulp::cast::<Self::Vector, [$real; $width]>(v))
+        }
+        #[inline(always)]
         fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
             self.0.avx.$div(a, b)
         }

@@ -11,6 +11,22 @@
 //! At or below -100 or -1000 the result is exactly 0: no product ever meets a subnormal number, whose operations are
 //! up to 60 times slower.
 
+/// The sum of an array of 2^k numbers, half of them added to the other half again and again.
+macro_rules! tree_sum {
+    ($numbers:expr) => {{
+        let mut numbers = $numbers;
+        let mut half = numbers.len() / 2;
+        while half > 0 {
+            for l in 0..half {
+                numbers[l] += numbers[l + half];
+            }
+            half /= 2;
+        }
+        numbers[0]
+    }};
+}
+use tree_sum;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +59,8 @@ pub trait Lanes: Copy + Send + Sync {
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// a b.
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// All lanes, in the order of a tree.
+    fn sum(self, v: Self::Vector) -> Self::Real;
     /// a / b.
     fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// a b + c.
@@ -89,6 +107,15 @@ impl Level {
         #[cfg(not(target_arch = "x86_64"))]
         let wide = [None, None];
         wide.into_iter().flatten().chain([Self::Portable]).collect()
+    }
+
+    /// Numbers in a register.
+    pub(crate) fn width<T: Real>(self) -> usize {
+        match self {
+            Self::Avx512 => 64 / size_of::<T>(),
+            Self::Avx2 => 32 / size_of::<T>(),
+            Self::Portable => portable::WIDTH,
+        }
     }
 
     /// The widest kind of this machine.

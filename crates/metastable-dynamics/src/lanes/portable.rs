@@ -17,7 +17,7 @@ impl<T> Portable<T> {
 }
 
 /// Numbers in a vector.
-const WIDTH: usize = 4;
+pub(super) const WIDTH: usize = 4;
 
 macro_rules! portable {
     ($real:ty, $exp2:ident) => {
@@ -50,6 +50,10 @@ macro_rules! portable {
             #[inline(always)]
             fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
                 std::array::from_fn(|l| a[l] * b[l])
+            }
+            #[inline(always)]
+            fn sum(self, v: Self::Vector) -> $real {
+                super::tree_sum!(v)
             }
             #[inline(always)]
             fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {

@@ -13,6 +13,7 @@ mod derivative;
 mod potentials;
 mod problem;
 mod small;
+mod symmetric;
 mod tile;
 
 use rayon::prelude::*;
@@ -69,6 +70,16 @@ impl<'a, T> Rows<'a, T> {
     /// Numbers in a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Whether these are the same numbers as others.
+    fn is_same(&self, others: &Self) -> bool
+    where
+        T: PartialEq,
+    {
+        let same_place = std::ptr::eq(self.numbers, others.numbers) && self.stride == others.stride;
+        (self.width == others.width && same_place)
+            || (self.count() == others.count() && (0..self.count()).all(|i| self.row(i) == others.row(i)))
     }
 
     fn row(&self, i: usize) -> &'a [T] {
@@ -139,6 +150,7 @@ fn problem<'a, T: Real>(
         answer: Answer::Message,
         factor: kernel.beta().abs(),
         negative: kernel.beta() < 0.0,
+        symmetric: queries.is_same(&keys),
     }
 }
 
@@ -148,6 +160,14 @@ fn problem<'a, T: Real>(
 /// If `out` is not one answer a query.
 pub(super) fn answer<T: Real>(problem: &Problem<'_, T>, level: Level, out: &mut [T]) {
     assert_eq!(out.len(), problem.counts[0] * problem.answer_width(), "one answer a query");
+    if let Some(shift) = symmetric::shift(problem, level) {
+        return symmetric::answer(problem, shift, level, out);
+    }
+    general_answer(problem, level, out);
+}
+
+/// Every row by itself, its keys with any queries.
+fn general_answer<T: Real>(problem: &Problem<'_, T>, level: Level, out: &mut [T]) {
     if small::fits(problem) {
         match problem.width.max(problem.value_width) {
             ..=2 => small_answer::<T, 2>(problem, level, out),

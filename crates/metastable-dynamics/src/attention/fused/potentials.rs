@@ -150,6 +150,7 @@ impl<T: Real> Extended<T> {
             answer: Answer::MessageAndLogSum,
             factor: 1.0,
             negative: false,
+            symmetric: false,
         }
     }
 

@@ -28,6 +28,16 @@ impl<'a, T: Real> View<'a, T> {
         Self { numbers, token_stride: 1, component_stride: count }
     }
 
+    /// Copies the first components of token i.
+    pub(super) fn copy(&self, i: usize, out: &mut [T]) {
+        let from = &self.numbers[i * self.token_stride..];
+        if self.component_stride == 1 {
+            out.copy_from_slice(&from[..out.len()]);
+        } else {
+            out.iter_mut().zip(from.iter().step_by(self.component_stride)).for_each(|(out, number)| *out = *number);
+        }
+    }
+
     /// Component c of token i.
     #[inline(always)]
     pub(super) fn at(&self, i: usize, c: usize) -> T {
@@ -95,6 +105,8 @@ pub(in crate::attention) struct Problem<'a, T> {
     /// Not negative.
     pub(super) factor: f64,
     pub(super) negative: bool,
+    /// Whether S_ij = S_ji by construction.
+    pub(super) symmetric: bool,
 }
 
 impl<'a> Problem<'a, f64> {
@@ -137,6 +149,7 @@ impl<'a, T: Real> Problem<'a, T> {
             answer: Answer::Message,
             factor,
             negative,
+            symmetric: projections.is_symmetric(),
         })
     }
 }
@@ -188,6 +201,13 @@ impl<T: Real> Problem<'_, T> {
         if self.negative && self.is_dot() { -query } else { query }
     }
 
+    /// Copies query i with the sign of dot scores, times `scale`.
+    pub(super) fn copy_query(&self, i: usize, scale: f64, out: &mut [T]) {
+        self.queries.copy(i, out);
+        let scale = if self.negative && self.is_dot() { -scale } else { scale };
+        out.iter_mut().for_each(|query| *query = T::from_f64(query.to_f64() * scale));
+    }
+
     /// The largest |k_j|.
     pub(super) fn largest_key(&self) -> f64 {
         let square = |j: usize| (0..self.width).map(|c| self.keys.at(j, c).to_f64().powi(2)).sum::<f64>();
@@ -208,10 +228,14 @@ impl<T: Real> Problem<'_, T> {
             }
             Score::SquaredDistance => (0.0, -pairs.map(|(q, k)| (q - k) * (q - k)).sum::<f64>()),
         };
-        // Half of the way to the cut is left to the weights below the observer's own; and the rounding of the bound
-        // must stay far below 1.
+        self.is_tight(bound, own).then_some(bound)
+    }
+
+    /// Whether an own score is near enough to a bound: half of the way to the cut is left to the weights below the
+    /// observer's own; and the rounding of the bound must stay far below 1.
+    pub(super) fn is_tight(&self, bound: f64, own: f64) -> bool {
         let [gap, shift] = [bound - own, bound].map(|score| score * self.binary_factor());
-        (gap <= T::CUT / 2.0 && shift <= 10.0 * T::CUT).then_some(bound)
+        gap <= T::CUT / 2.0 && shift <= 10.0 * T::CUT
     }
 
     /// Turns Σ_j w_ij (v_j, 1) with w_ij = 2^{binary factor·(s_ij - top)} into the answer for query i.

@@ -292,16 +292,8 @@ impl<'a, L: Lanes, const ROWS: usize> Tile<'a, L, ROWS> {
     #[inline(always)]
     fn weight(&self, score: L::Vector) -> L::Vector {
         let lanes = self.lanes;
-        let number = |x: f64| lanes.splat(L::Real::from_f64(x));
         match self.plan {
-            Plan::Sigmoid { bias } => {
-                let x = lanes.mul_add(score, self.factor, number(bias * std::f64::consts::LOG2_E));
-                // Below the cut the weight is 2^-CUT, which is as good as 0; NaN is the first argument and is lost here,
-                // but comes back through the score.
-                let x = lanes.max(x, number(-L::Real::CUT));
-                let power = lanes.exp2(lanes.sub(number(0.0), x));
-                lanes.div(number(1.0), lanes.add(number(1.0), power))
-            }
+            Plan::Sigmoid { bias } => logistic(lanes, score, self.factor, bias),
             Plan::Linear => lanes.mul(score, self.factor),
             _ => lanes.exp2(score),
         }
@@ -469,6 +461,18 @@ pub(super) fn sum_panel<L: Lanes, const ROWS: usize>(
         }
     }
     *out = sums;
+}
+
+/// The logistic function of s + bias, from s in units of 1/factor of an exponent of 2.
+#[inline(always)]
+pub(super) fn logistic<L: Lanes>(lanes: L, score: L::Vector, factor: L::Vector, bias: f64) -> L::Vector {
+    let number = |x: f64| lanes.splat(L::Real::from_f64(x));
+    let x = lanes.mul_add(score, factor, number(bias * std::f64::consts::LOG2_E));
+    // Below the cut the weight is 2^-CUT, which is as good as 0; NaN is the first argument and is lost here, but comes
+    // back through the score.
+    let x = lanes.max(x, number(-L::Real::CUT));
+    let power = lanes.exp2(lanes.sub(number(0.0), x));
+    lanes.div(number(1.0), lanes.add(number(1.0), power))
 }
 
 /// Writes start - Σ_c (q_c - k_c)² for each key of a panel.
