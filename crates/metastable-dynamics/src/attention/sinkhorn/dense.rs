@@ -70,22 +70,19 @@ impl Graph {
             let star = &own[..k];
             let pivot = self.grounds[k] + star.iter().sum::<f64>();
             pivots[k] = pivot;
-            let (ground, current) = (self.grounds[k], b[k]);
-            let (grounds, currents) = (&mut self.grounds[..k], &mut b[..k]);
-            let spread = |(i, (((line, own), b), tie)): (usize, (((&mut [f64], &mut f64), &mut f64), &f64))| {
-                if *tie > LOOSE {
-                    let share = tie / pivot;
-                    widest(Add { line: &mut line[..i], factor: share, row: star });
-                    *own += share * ground;
-                    *b += share * current;
+            let spread = |(i, line): (usize, &mut [f64])| {
+                if star[i] > LOOSE {
+                    widest(Add { line: &mut line[..i], factor: star[i] / pivot, row: star });
                 }
             };
             match k * k < PARALLEL_PAIRS {
-                true => before.chunks_exact_mut(n).zip(grounds).zip(currents).zip(star).enumerate().for_each(spread),
-                false => {
-                    let lines = before.par_chunks_exact_mut(n).zip(grounds).zip(currents).zip(star);
-                    lines.with_min_len(LINES_A_TASK).enumerate().for_each(spread);
-                }
+                true => before.chunks_exact_mut(n).enumerate().for_each(spread),
+                false => before.par_chunks_exact_mut(n).with_min_len(LINES_A_TASK).enumerate().for_each(spread),
+            }
+            for (i, tie) in star.iter().enumerate().filter(|(_, tie)| **tie > LOOSE) {
+                let share = tie / pivot;
+                self.grounds[i] += share * self.grounds[k];
+                b[i] += share * b[k];
             }
         }
         for k in 0..n {
