@@ -248,7 +248,8 @@ impl<L: Lanes, const SIZE: usize> Tile<'_, L, SIZE> {
                     Weigh::Logistic => {
                         let power = lanes.exp2(lanes.sub(zero, lanes.max(x[u], cut)));
                         let p = lanes.div(one, lanes.add(one, power));
-                        (p, lanes.mul(lanes.mul(power, lanes.mul(p, p)), z[u]))
+                        // p² alone would be below the normal numbers where p is below 2^-63 in single precision.
+                        (p, lanes.mul(lanes.mul(lanes.mul(power, p), p), z[u]))
                     }
                     Weigh::Linear => (x[u], z[u]),
                 };

@@ -302,3 +302,10 @@ fn kernels_without_products_are_none() {
         assert!(HeadJacobian::new(rows, rows, rows, &kernel).is_none());
     }
 }
+
+/// The square of a weight of 2^-76 is no normal number of single precision, its slope is.
+#[test]
+fn slopes_of_tiny_sigmoids_keep_their_digits() {
+    let far = kernel(1, true, true, 0.284_141_668_156_304_4);
+    Case::<f32>::new(497, [6; 2], [69, 1], far).check(f64::from(f32::EPSILON)).unwrap();
+}

@@ -150,11 +150,14 @@ fn a_token_far_away_takes_the_general_path() {
 #[test]
 fn only_equal_queries_and_keys_are_symmetric() {
     let case = Case::<f64>::new(9, 150, [3, 3], kernel(0, false, 1.0), Frame::Absolute);
-    let mut others = case.tokens.clone();
-    let rows = |numbers| Rows::new(numbers, 3);
-    assert!(problem(rows(&case.tokens), rows(&others), rows(&case.values), &case.kernel).symmetric);
-    others[449] += 1e-3;
-    assert!(!problem(rows(&case.tokens), rows(&others), rows(&case.values), &case.kernel).symmetric);
+    let same = case.tokens.clone();
+    let mut other = case.tokens.clone();
+    other[449] += 1e-3;
+    let is_symmetric = |keys: &[f64]| {
+        problem(Rows::new(&case.tokens, 3), Rows::new(keys, 3), Rows::new(&case.values, 3), &case.kernel).symmetric
+    };
+    assert!(is_symmetric(&case.tokens) && is_symmetric(&same));
+    assert!(!is_symmetric(&other));
 }
 
 /// At consensus Σ_j P_ij (v_j - v_i) is zero, not small.
