@@ -95,7 +95,9 @@ fn moments_that_are_none_are_refused() {
         &["gaussian={}"],
         "`gaussian.d`: expected the dimension, which neither mean nor covariance tells, found none",
     );
-    refused(&["gaussian={d=2}"], "`gaussian.covariance`: expected a [d, d] matrix, inline or in a file, found none");
+    let expected =
+        "`gaussian.covariance`: expected \"identity\", or another [d, d] matrix, inline or in a file, found none";
+    refused(&["gaussian={d=2}"], expected);
     refused(
         &[&covariance("[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]")],
         "`gaussian.covariance`: expected shape [2, 2], found [2, 3]",

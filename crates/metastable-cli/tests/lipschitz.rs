@@ -110,6 +110,16 @@ fn bounds_beyond_f64_are_null_with_a_logarithm() {
 }
 
 #[test]
+fn constants_of_any_size_fit_a_line() {
+    let world = World::new();
+    world.write("run.toml", "seed = 1\ntokens = {law = \"uniform\", n = 6, d = 2}\n");
+    let kernel = "kernel={normalization=\"linear\", beta=1e150}";
+    let table = world.succeed(&["lipschitz", "run.toml", "--set", kernel]).stdout;
+    let sentence = table.lines().next().unwrap();
+    assert!(sentence.contains("e150") && sentence.len() < 250, "{sentence}");
+}
+
+#[test]
 fn answers_are_the_same_on_any_number_of_threads_and_in_any_format() {
     let world = World::new();
     world.write("run.toml", "seed = 3\ntokens = {law = \"gaussian\", n = 130, d = 4}\n");

@@ -145,7 +145,17 @@ fn sinkhorn_that_cannot_converge_or_be_is_refused_and_nothing_is_written() {
 #[test]
 fn a_beta_that_overflows_is_refused() {
     let overrides = ["kernel.normalization=\"exponential\"", "kernel.beta=2000.0", "head=[{}]"];
-    refused(&overrides, 2, "`kernel.beta`: expected scores whose weights are finite at the initial tokens, found 2000");
+    let expected =
+        "`kernel.beta`: expected weights with which the initial tokens have velocities below 1e154 (here up to ";
+    refused(&overrides, 2, expected);
+    // On the sphere every score is at most beta: e^705 is finite, but no step follows such velocities.
+    let sphere = ["kernel.normalization=\"exponential\"", "space.geometry=\"sphere\"", "head=[{}]"];
+    let far = [&sphere[..], &["kernel.beta=705.0"]].concat();
+    refused(&far, 2, expected);
+    refused(&far, 2, "found 705.0, with which they overflow");
+    // e^350 = 1e152.
+    let near = [&sphere[..], &["kernel.beta=350.0"]].concat();
+    world().succeed(&arguments("field", "f.safetensors", &near));
 }
 
 #[test]

@@ -62,6 +62,12 @@ pub struct AttentionNote {
     pub note: String,
 }
 
+/// A number for sentences: so many decimals, or in powers of ten where these would hide it or it would hide the
+/// sentence, outside [1e-3, 1e6).
+pub fn shown(x: f64, decimals: usize) -> String {
+    if x == 0.0 || (1e-3..1e6).contains(&x.abs()) { format!("{x:.decimals$}") } else { format!("{x:.decimals$e}") }
+}
+
 /// Clusters at one time.
 #[derive(Debug, Clone, Serialize)]
 pub struct ClusterSummary {
@@ -77,4 +83,15 @@ pub struct ClusterSummary {
     pub sizes: Vec<usize>,
     /// The member of each cluster that most tokens follow under the first head; none if nobody follows any.
     pub leaders: Vec<Option<usize>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn numbers_of_any_size_are_short() {
+        let found = [0.0, 1.23456, -999_999.0, 1e6, 4.4915e200, -2.5e-4].map(|x| shown(x, 2));
+        assert_eq!(found, ["0.00", "1.23", "-999999.00", "1.00e6", "4.49e200", "-2.50e-4"]);
+    }
 }

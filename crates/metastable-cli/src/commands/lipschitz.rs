@@ -12,7 +12,7 @@ use metastable::inspect::TextSource;
 use metastable::simulate::lipschitz::{self, LipschitzReport, LipschitzRequest};
 use metastable::smoothness::{self, ModelLipschitzReport, SmoothnessRequest, VariantRequest, WorstRequest};
 
-use super::show::{self, Out};
+use super::show::{self, Out, number};
 use crate::args::{Global, LipschitzArgs, LipschitzModelArgs, OutputFormat};
 use crate::progress::Progress;
 
@@ -112,14 +112,16 @@ fn show_config(report: &LipschitzReport, format: OutputFormat) -> Result<()> {
 
 fn sentence(report: &LipschitzReport) -> String {
     let upper = match (report.upper, report.ln_upper) {
-        (Some(upper), _) => format!("at most {upper}"),
-        (None, Some(ln)) => format!("at most e^{ln}"),
+        (Some(upper), _) => format!("at most {}", number(upper)),
+        (None, Some(ln)) => format!("at most e^{}", number(ln)),
         (None, None) => "without a proven upper bound for this kernel".into(),
     };
     let reached = if report.converged { "" } else { ", not converged" };
     format!(
         "local Lipschitz constant of attention at these tokens (residual not included): at least {}, {upper} \
          ({} steps of Lanczos, residual {:.1e}{reached})",
-        report.lower, report.iterations, report.residual
+        number(report.lower),
+        report.iterations,
+        report.residual
     )
 }

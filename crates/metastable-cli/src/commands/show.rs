@@ -57,6 +57,11 @@ pub(crate) fn table(table: &Table) -> String {
     format!("{}\n", shown.trim_fmt())
 }
 
+/// A number with all its digits, in powers of ten where there are more than eyes want.
+pub(crate) fn number(x: f64) -> String {
+    if x == 0.0 || (1e-6..1e6).contains(&x.abs()) { x.to_string() } else { format!("{x:e}") }
+}
+
 /// A number with more digits than eyes want, to six significant ones; without the mark of a float where it is whole.
 fn short(cell: &str) -> String {
     if let Some(whole) = cell.strip_suffix(".0").filter(|whole| whole.parse::<i64>().is_ok()) {
@@ -74,6 +79,12 @@ fn short(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_any_size_keep_their_digits_and_fit_a_line() {
+        let found = [0.0, 5.754637313212987, 123_456.75, 1e6, 4.491525040537681e200, -1.5e-9].map(number);
+        assert_eq!(found, ["0", "5.754637313212987", "123456.75", "1e6", "4.491525040537681e200", "-1.5e-9"]);
+    }
 
     #[test]
     fn numbers_are_shortened_and_words_are_not() {

@@ -18,7 +18,10 @@
 //! row below 128 tokens, and as the oracle; on the tiles of the fused kernels from there on, in the same O(n (k + m))
 //! memory. Only where the weights themselves are asked for (`dense`, statistics) large plans go row by row too.
 //!
-//! Reading order: `plan` (what is summed over rows or columns), `solve` (the potentials), `dense`, `jacobian`.
+//! Newton's steps and derivatives hold the weights of up to 1024 tokens, eight megabytes (`products`, `dense`); of more
+//! nothing n x n is held.
+//!
+//! Reading order: `plan` (what is summed over rows or columns), `solve` (the potentials), `products`, `dense`, `jacobian`.
 //!
 //! # References
 //! Castin, Ablin, Carrillo, Peyré 2501.18322, equation (2.4) \[via citation\]; Sander, Ablin, Blondel, Peyré,
@@ -28,6 +31,7 @@
 mod dense;
 mod jacobian;
 mod plan;
+mod products;
 mod solve;
 
 pub(crate) use jacobian::{jvp, vjp};

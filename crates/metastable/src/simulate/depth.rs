@@ -2,6 +2,7 @@
 //!
 //! Time is cut into pieces in which the field is continuous; the engine solves from one cut to the next.
 
+use metastable_dynamics::attention::AttentionKernel;
 use metastable_dynamics::field::{AttentionFlow, FeedForward, Noise, ParticleFlow, Placement, RescaledFlow};
 use metastable_dynamics::geometry::{Euclidean, Geometry, Spheres};
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
@@ -70,6 +71,11 @@ impl Simulation {
     /// # Errors
     /// [`DynamicsError`] if heads, kernel, coordinates and placement do not fit together.
     pub fn flows(&self, run: Run) -> Result<Flows, DynamicsError> {
+        self.flows_under(self.kernel, run)
+    }
+
+    /// The same flow with weights of another kernel.
+    pub(super) fn flows_under(&self, kernel: AttentionKernel, run: Run) -> Result<Flows, DynamicsError> {
         let mut pieces = Vec::new();
         let mut begin = 0.0;
         for layer in &self.layers {
@@ -80,14 +86,14 @@ impl Simulation {
             // Mix-LN has a cut of its own.
             let cut = self.config.space.mix_until.filter(|t| begin < *t && *t < layer.end);
             for end in cut.into_iter().chain([layer.end]) {
-                pieces.push(self.piece(begin, end, heads)?);
+                pieces.push(self.piece(kernel, [begin, end], heads)?);
                 begin = end;
             }
         }
         Ok(Flows { pieces })
     }
 
-    fn piece(&self, begin: f64, end: f64, heads: &[Head]) -> Result<Piece, DynamicsError> {
+    fn piece(&self, kernel: AttentionKernel, [begin, end]: [f64; 2], heads: &[Head]) -> Result<Piece, DynamicsError> {
         let placement = self.placement_from(begin);
         let on_sphere = self.config.space.geometry == GeometryName::Sphere || placement.is_tangent();
         let geometry: Box<dyn Geometry> = match on_sphere {
@@ -95,14 +101,19 @@ impl Simulation {
             false => Box::new(Euclidean),
         };
         let flow = match self.config.space.coordinates {
-            Coordinates::Plain => AttentionFlow::Particle(self.particle_flow(heads, placement)?),
-            Coordinates::Rescaled => AttentionFlow::Rescaled(Box::new(self.rescaled_flow(heads)?)),
+            Coordinates::Plain => AttentionFlow::Particle(self.particle_flow(kernel, heads, placement)?),
+            Coordinates::Rescaled => AttentionFlow::Rescaled(Box::new(self.rescaled_flow(kernel, heads)?)),
         };
         Ok(Piece { end, flow, geometry })
     }
 
-    fn particle_flow(&self, heads: &[Head], placement: Placement) -> Result<ParticleFlow, DynamicsError> {
-        let flow = ParticleFlow::new(heads.to_vec(), self.kernel, self.tokens.count(), placement)?;
+    fn particle_flow(
+        &self,
+        kernel: AttentionKernel,
+        heads: &[Head],
+        placement: Placement,
+    ) -> Result<ParticleFlow, DynamicsError> {
+        let flow = ParticleFlow::new(heads.to_vec(), kernel, self.tokens.count(), placement)?;
         let flow = match self.config.precision {
             Precision::F64 => flow,
             Precision::F32 => flow.in_single_precision(),
@@ -113,7 +124,7 @@ impl Simulation {
         }
     }
 
-    fn rescaled_flow(&self, heads: &[Head]) -> Result<RescaledFlow, DynamicsError> {
+    fn rescaled_flow(&self, kernel: AttentionKernel, heads: &[Head]) -> Result<RescaledFlow, DynamicsError> {
         let [head] = heads else {
             return Err(DynamicsError::Domain {
                 name: "space.coordinates".into(),
@@ -122,8 +133,8 @@ impl Simulation {
             });
         };
         match self.layer_step() {
-            Some(step) => RescaledFlow::layers(head.clone(), self.kernel, self.tokens.count(), step),
-            None => RescaledFlow::new(head.clone(), self.kernel, self.tokens.count()),
+            Some(step) => RescaledFlow::layers(head.clone(), kernel, self.tokens.count(), step),
+            None => RescaledFlow::new(head.clone(), kernel, self.tokens.count()),
         }
     }
 

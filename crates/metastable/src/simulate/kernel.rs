@@ -1,7 +1,6 @@
 //! The kernel of a config as it is meant, and whether it has a field at the initial tokens.
 
 use metastable_dynamics::attention::{AttentionKernel, Normalization, Sinkhorn, SinkhornStop};
-use metastable_dynamics::field::{AttentionFlow, VectorField};
 use metastable_dynamics::solver::{SolverOptions, StepSize};
 
 use super::inputs::Inputs;
@@ -74,22 +73,76 @@ fn sinkhorn(written: &KernelConfig, solver: &SolverOptions, inputs: &Inputs) -> 
     Ok(Sinkhorn { epsilon, stop })
 }
 
-/// Refuses kernels that have no finite field at the initial tokens, before anything is computed or written.
+/// Refuses kernels whose `velocity` at the initial tokens, \[n, d\], no solver can follow, before anything is computed
+/// or written: one that is not finite, or whose squares are not, so that it has no norm and there is no first step.
 ///
 /// # Errors
-/// What did not converge; or `kernel.beta` where weights overflow.
-pub(super) fn require_a_field(flow: &AttentionFlow, tokens: &[f64], inputs: &Inputs) -> Result<(), LabError> {
-    if matches!(flow.kernel().normalization(), Normalization::Softmax | Normalization::Hardmax) {
+/// Those of the velocity; or `kernel.beta` where weights overflow.
+pub(super) fn require_a_field(
+    kernel: AttentionKernel,
+    dim: usize,
+    mut velocity: impl FnMut(AttentionKernel) -> Result<Vec<f64>, LabError>,
+    inputs: &Inputs,
+) -> Result<(), LabError> {
+    if matches!(kernel.normalization(), Normalization::Softmax | Normalization::Hardmax)
+        || can_be_followed(&velocity(kernel)?, dim)
+    {
         return Ok(());
     }
-    let mut velocity = vec![0.0; tokens.len()];
-    flow.evaluate(0.0, tokens, &mut velocity);
-    if let Some(failure) = flow.failure() {
-        return Err(LabError::Dynamics(failure));
+    let largest = largest_beta(kernel.beta(), |beta| {
+        AttentionKernel::new(kernel.score(), kernel.normalization(), kernel.mask(), beta)
+            .is_ok_and(|kernel| velocity(kernel).is_ok_and(|velocity| can_be_followed(&velocity, dim)))
+    });
+    let bound = largest.map_or_else(String::new, |largest| format!(" (here up to {largest})"));
+    let expected = format!("weights with which the initial tokens have velocities below 1e154{bound}");
+    Err(inputs.wrong("kernel.beta", expected, format!("{:?}, with which they overflow", kernel.beta())))
+}
+
+/// Whether every token's squared velocity is finite.
+fn can_be_followed(velocity: &[f64], dim: usize) -> bool {
+    velocity.chunks_exact(dim).all(|v| v.iter().map(|c| c * c).sum::<f64>().is_finite())
+}
+
+/// The largest beta of the sign of `refused` that passes, to three digits; none if only zero does, or nothing.
+fn largest_beta(refused: f64, mut passes: impl FnMut(f64) -> bool) -> Option<String> {
+    let (mut good, mut bad, mut factor) = (refused / 2.0, refused, 2.0_f64);
+    while !passes(good) {
+        factor *= factor;
+        (good, bad) = (bad / factor, good);
+        if good.abs() < f64::MIN_POSITIVE {
+            return None;
+        }
     }
-    if velocity.iter().all(|v| v.is_finite()) {
-        return Ok(());
+    while bad / good > 1.0005 {
+        let middle = good * (bad / good).sqrt();
+        if passes(middle) { good = middle } else { bad = middle }
     }
-    let expected = "scores whose weights are finite at the initial tokens";
-    Err(inputs.wrong("kernel.beta", expected, format!("{:?}, which overflows", flow.kernel().beta())))
+    // Towards zero, where it passes too.
+    let digits = 2 - good.abs().log10().floor() as i32;
+    let unit = 10.0_f64.powi(-digits);
+    let rounded = (good / unit).trunc() * unit;
+    let decimals = usize::try_from(digits).unwrap_or(0);
+    Some(if (-4..=6).contains(&digits) { format!("{rounded:.decimals$}") } else { format!("{rounded:.2e}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_beta_is_found_to_three_digits() {
+        // 9.87 is rounded towards zero, and so is what is negative.
+        for (limit, refused, expected) in [
+            (354.2, 705.0, "354"),
+            (354.2, f64::MAX, "354"),
+            (9.876, 10.0, "9.87"),
+            (-9.876, -20.0, "-9.87"),
+            (0.0123, 5.0, "0.0123"),
+            (1.239e150, 1e308, "1.23e150"),
+        ] {
+            let found = largest_beta(refused, |beta| beta.abs() < f64::abs(limit));
+            assert_eq!(found.as_deref(), Some(expected), "{limit}");
+        }
+        assert_eq!(largest_beta(3.0, |_| false), None);
+    }
 }

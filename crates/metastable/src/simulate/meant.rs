@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use metastable_dynamics::attention::AttentionKernel;
-use metastable_dynamics::field::{FeedForward, Noise};
+use metastable_dynamics::field::{FeedForward, Noise, VectorField};
 use metastable_dynamics::geometry::{Geometry, Spheres};
 use metastable_dynamics::head::Target;
 use metastable_dynamics::solver::{Method, SolverOptions, StepSize};
@@ -128,12 +128,21 @@ impl Simulation {
         };
         for run in [Run::Base, Run::Adapted].into_iter().filter(|run| *run == Run::Base || simulation.adapted.is_some())
         {
-            let flows = simulation.flows(run).map_err(|source| inputs.refused("head", source))?;
-            super::kernel::require_a_field(flows.at(0.0), simulation.tokens.as_slice(), &inputs)?;
+            simulation.flows(run).map_err(|source| inputs.refused("head", source))?;
+            let velocity = |kernel| simulation.velocity_under(kernel, run);
+            super::kernel::require_a_field(kernel, simulation.tokens.dim(), velocity, &inputs)?;
         }
         let Simulation { config, kernel, heads, adapted, .. } = &simulation;
         simulation.cascade = super::cascade::setting(config, kernel, heads, adapted.as_deref(), &inputs)?;
         Ok(simulation)
+    }
+
+    /// The velocities of the initial tokens under a kernel, \[n, d\].
+    fn velocity_under(&self, kernel: AttentionKernel, run: Run) -> Result<Vec<f64>, LabError> {
+        let flows = self.flows_under(kernel, run).map_err(LabError::Dynamics)?;
+        let mut velocity = vec![0.0; self.tokens.as_slice().len()];
+        flows.at(0.0).evaluate(0.0, self.tokens.as_slice(), &mut velocity);
+        flows.at(0.0).failure().map_or(Ok(velocity), |failure| Err(LabError::Dynamics(failure)))
     }
 
     /// The step T / L of discrete layers.

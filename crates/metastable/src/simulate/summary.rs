@@ -5,6 +5,7 @@ use metastable_dynamics::solver::StopReason;
 
 use super::laws::LawSeries;
 use super::report::{SimulateReport, Stop, TwinReport};
+use crate::report::shown;
 
 /// The summary of a report.
 pub fn sentences(report: &SimulateReport) -> Vec<String> {
@@ -70,8 +71,10 @@ fn about_twin(report: &SimulateReport, twin: &TwinReport) -> Vec<String> {
 /// "t = 5.7512", with its bracket where that is wider than the printed digits.
 pub fn time(time: &BracketedTime, end: f64) -> String {
     match (time.value, time.bracket) {
-        (Some(t), Some([lo, hi])) if hi - lo > 1e-6 => format!("t = {t:.6} (between {lo:.6} and {hi:.6})"),
-        (Some(t), _) => format!("t = {t:.6}"),
+        (Some(t), Some([lo, hi])) if hi - lo > 1e-6 => {
+            format!("t = {} (between {} and {})", shown(t, 6), shown(lo, 6), shown(hi, 6))
+        }
+        (Some(t), _) => format!("t = {}", shown(t, 6)),
         _ => format!("never within T = {end}"),
     }
 }
@@ -93,15 +96,10 @@ pub fn ending(stop: &Stop) -> String {
     let t = stop.time;
     match stop.reason {
         StopReason::EndTime => format!("integrated to t = {t}"),
-        StopReason::Stationary => format!("stationary at t = {}", short_time(t)),
-        StopReason::BlowUp => format!("escaped to infinity at t = {}", short_time(t)),
-        StopReason::StepUnderflow => format!("no step small enough at t = {}", short_time(t)),
-        StopReason::Observer => format!("stopped at t = {}", short_time(t)),
-        StopReason::MaxSteps => format!("out of steps at t = {}", short_time(t)),
+        StopReason::Stationary => format!("stationary at t = {}", shown(t, 6)),
+        StopReason::BlowUp => format!("escaped to infinity at t = {}", shown(t, 6)),
+        StopReason::StepUnderflow => format!("no step small enough at t = {}", shown(t, 6)),
+        StopReason::Observer => format!("stopped at t = {}", shown(t, 6)),
+        StopReason::MaxSteps => format!("out of steps at t = {}", shown(t, 6)),
     }
-}
-
-/// A time with six decimals, or in powers of ten where these would hide it.
-fn short_time(t: f64) -> String {
-    if t == 0.0 || t.abs() >= 1e-3 { format!("{t:.6}") } else { format!("{t:.6e}") }
 }

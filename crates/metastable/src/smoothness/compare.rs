@@ -13,6 +13,7 @@ use super::rows::{Constant, DepthRow, LayerRow};
 use crate::error::LabError;
 use crate::hub::{HubCache, Role, cached};
 use crate::inspect::setting;
+use crate::report::shown;
 use crate::watch::Watcher;
 
 /// What a model is compared with.
@@ -250,23 +251,27 @@ impl VariantReport {
             let change = head.change;
             let marked = if change.separated { ", intervals do not overlap" } else { "" };
             sentences.push(format!(
-                "  most: layer {layer} head {}, from {:.5} to {:.5}{marked}.",
-                head.head, change.base.lower, change.other.lower
+                "  most: layer {layer} head {}, from {} to {}{marked}.",
+                head.head,
+                shown(change.base.lower, 5),
+                shown(change.other.lower, 5)
             ));
         }
         for row in &self.layers {
             let change = row.attention;
+            let sign = if change.difference < 0.0 { "" } else { "+" };
             let marked = if change.separated { ", intervals do not overlap" } else { "" };
             sentences.push(format!(
-                "  layer {}: attention from {:.5} to {:.5} ({:+.5}){marked}.",
-                row.layer, change.base.lower, change.other.lower, change.difference
+                "  layer {}: attention from {} to {} ({sign}{}){marked}.",
+                row.layer,
+                shown(change.base.lower, 5),
+                shown(change.other.lower, 5),
+                shown(change.difference, 5)
             ));
         }
-        sentences.extend(
-            self.depth
-                .iter()
-                .map(|depth| format!("  all blocks: from {:.5} to {:.5}.", depth.base_lower, depth.other.lower)),
-        );
+        sentences.extend(self.depth.iter().map(|depth| {
+            format!("  all blocks: from {} to {}.", shown(depth.base_lower, 5), shown(depth.other.lower, 5))
+        }));
         sentences
     }
 }

@@ -11,6 +11,7 @@ use super::compare::VariantReport;
 use super::rows::{Constant, DepthRow, Growth, LayerRow, SmoothHeadRow};
 use super::worst::WorstReport;
 use crate::error::LabError;
+use crate::report::shown;
 use crate::table::{Column, Table};
 
 /// Constants of a checkpoint at a text.
@@ -133,8 +134,8 @@ impl ModelLipschitzReport {
             sentences.extend(row.heads.iter().filter_map(|head| head.sentence(row.layer)));
         }
         if let Some(depth) = &self.depth {
-            let ln = depth.ln_upper.map_or_else(|| "unknown".into(), |ln| format!("e^{ln:.2}"));
-            sentences.push(format!("All blocks together: at least {:.6}, at most {ln}.", depth.lower));
+            let ln = depth.ln_upper.map_or_else(|| "unknown".into(), |ln| format!("e^{}", shown(ln, 2)));
+            sentences.push(format!("All blocks together: at least {}, at most {ln}.", shown(depth.lower, 6)));
         }
         for growth in &self.growth {
             if let (Some(exponent), Some([low, high])) = (growth.exponent, growth.interval) {
@@ -157,7 +158,7 @@ impl SmoothHeadRow {
         let mover = why.moved.first().map_or_else(String::new, |token| format!("{} {:?}", token.index, token.token));
         Some(format!(
             "Layer {layer} head {}: {:.0} % values, {:.0} % queries, {:.0} % keys; move token {mover}; sink {} {:?} gathers \
-             {:.1}, |P| / √mass = {:.2}; values alone: {:.4}.",
+             {:.1}, |P| / √mass = {:.2}; values alone: {}.",
             self.head,
             percent(why.value),
             percent(why.query),
@@ -166,7 +167,7 @@ impl SmoothHeadRow {
             why.sink.token,
             why.sink.energy,
             why.sink_ratio,
-            why.value_path_lower,
+            shown(why.value_path_lower, 4),
         ))
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Subject;
 use crate::error::LabError;
 use crate::inspect::setting;
+use crate::report::shown;
 use crate::watch::Watcher;
 
 /// What is searched.
@@ -183,26 +184,32 @@ impl WorstReport {
     /// In words.
     pub(super) fn sentences(&self) -> Vec<String> {
         let cloud = |row: &WorstRow| {
-            let shown =
-                |cloud: &Option<CloudRow>| cloud.map_or("none".into(), |cloud| format!("{:.4}", cloud.constant));
+            let constant = |cloud: &Option<CloudRow>| cloud.map_or("none".into(), |cloud| shown(cloud.constant, 4));
             format!(
-                "Layer {} head {}, {} tokens of length {:.3}: two points {}, three clusters {}, ascent {:.4} (in the model \
-                 {:.4}), large radius {:.4}.",
+                "Layer {} head {}, {} tokens of length {:.3}: two points {}, three clusters {}, ascent {} (in the model {}), \
+                 large radius {}.",
                 row.layer,
                 row.head,
                 row.tokens,
                 row.radius,
-                shown(&row.two_points),
-                shown(&row.three_clusters),
-                row.ascent.constant,
-                row.ascent.in_model,
-                row.large_radius_limit
+                constant(&row.two_points),
+                constant(&row.three_clusters),
+                shown(row.ascent.constant, 4),
+                shown(row.ascent.in_model, 4),
+                shown(row.large_radius_limit, 4)
             )
         };
         let token = |row: &WorstTokenRow| {
             format!(
-                "Layer 0 head {}: {:?} in place of {:?} at {} raises the constant from {:.4} to {:.4} ({} screened, {} computed).",
-                row.head, row.token, row.own, row.position, row.before, row.after, row.screened, row.computed
+                "Layer 0 head {}: {:?} in place of {:?} at {} raises the constant from {} to {} ({} screened, {} computed).",
+                row.head,
+                row.token,
+                row.own,
+                row.position,
+                shown(row.before, 4),
+                shown(row.after, 4),
+                row.screened,
+                row.computed
             )
         };
         self.clouds.iter().map(cloud).chain(self.tokens.iter().map(token)).collect()

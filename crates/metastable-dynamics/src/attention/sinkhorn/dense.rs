@@ -1,12 +1,24 @@
 //! Newton's linear system with all its numbers, for plans of few tokens whose pieces hardly touch.
 
+use rayon::prelude::*;
+
 use super::plan::{Plan, Shifts};
+use crate::simd::{Loop, widest};
 
 /// n x n numbers of so many tokens are eight megabytes, and a solve costs as much as some hundred passes.
 pub(super) const MOST_TOKENS: usize = 1024;
 
 /// What ties every token to the ground: where tokens are tied to others by less, the right side is rounding.
 const GROUND: f64 = 1e-12;
+
+/// Rows of ties that stay in the second cache while the weights pass.
+const TIES_AT_ONCE: usize = 16;
+
+/// Below this many pairs of tokens one thread is faster than the pool.
+const PARALLEL_PAIRS: usize = 1 << 16;
+
+/// Lines of ties that one task of the pool changes at least.
+const LINES_A_TASK: usize = 64;
 
 /// Ties far below the ground.
 const LOOSE: f64 = 1e-18;
@@ -39,10 +51,12 @@ impl Graph {
         let mut weights = vec![0.0; n * n];
         plan.visit(shifts, &mut weights, |_, row, out| out.copy_from_slice(row));
         let mut ties = vec![0.0; n * n];
-        for row in weights.chunks_exact(n) {
-            for (j, weight) in row.iter().enumerate().filter(|(_, weight)| **weight > LOOSE) {
-                add(&mut ties[j * n..j * n + j], *weight, row);
-            }
+        let tie = |(block, ties): (usize, &mut [f64])| {
+            widest(Tie { weights: &weights, count: n, first: block * TIES_AT_ONCE, ties });
+        };
+        match n * n < PARALLEL_PAIRS {
+            true => ties.chunks_mut(n * TIES_AT_ONCE).enumerate().for_each(tie),
+            false => ties.par_chunks_mut(n * TIES_AT_ONCE).enumerate().for_each(tie),
         }
         Self { ties, grounds: vec![GROUND; n] }
     }
@@ -56,9 +70,17 @@ impl Graph {
             let star = &own[..k];
             let pivot = self.grounds[k] + star.iter().sum::<f64>();
             pivots[k] = pivot;
+            let spread = |(i, line): (usize, &mut [f64])| {
+                if star[i] > LOOSE {
+                    widest(Add { line: &mut line[..i], factor: star[i] / pivot, row: star });
+                }
+            };
+            match k * k < PARALLEL_PAIRS {
+                true => before.chunks_exact_mut(n).enumerate().for_each(spread),
+                false => before.par_chunks_exact_mut(n).with_min_len(LINES_A_TASK).enumerate().for_each(spread),
+            }
             for (i, tie) in star.iter().enumerate().filter(|(_, tie)| **tie > LOOSE) {
                 let share = tie / pivot;
-                add(&mut before[i * n..i * n + i], share, star);
                 self.grounds[i] += share * self.grounds[k];
                 b[i] += share * b[k];
             }
@@ -71,9 +93,41 @@ impl Graph {
     }
 }
 
+/// Lines of MᵀM from token `first` on, below the diagonal.
+struct Tie<'a> {
+    /// M.
+    weights: &'a [f64],
+    count: usize,
+    first: usize,
+    ties: &'a mut [f64],
+}
+
+impl Loop for Tie<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for row in self.weights.chunks_exact(self.count) {
+            let lines = row[self.first..].iter().zip(self.ties.chunks_exact_mut(self.count));
+            for (j, (&factor, line)) in (self.first..).zip(lines) {
+                if factor > LOOSE {
+                    Add { line: &mut line[..j], factor, row }.run();
+                }
+            }
+        }
+    }
+}
+
 /// line += factor·row, as far as the line goes.
-fn add(line: &mut [f64], factor: f64, row: &[f64]) {
-    line.iter_mut().zip(row).for_each(|(entry, other)| *entry += factor * other);
+struct Add<'a> {
+    line: &'a mut [f64],
+    factor: f64,
+    row: &'a [f64],
+}
+
+impl Loop for Add<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.line.iter_mut().zip(self.row).for_each(|(entry, other)| *entry += self.factor * other);
+    }
 }
 
 #[cfg(test)]

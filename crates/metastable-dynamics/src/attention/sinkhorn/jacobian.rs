@@ -10,8 +10,8 @@
 //! Backward, with W_ij = M_ij <ȳ_i, v_j>/ε, its row sums f̄ and column sums ḡ, the same symmetric system gives
 //! multipliers (diag c - MᵀM) µ = ḡ - Mᵀ f̄, λ = f̄ - M µ, and L̄_ij = W_ij - (λ_i + µ_j) M_ij \[derived\].
 //!
-//! Every sum over pairs is one of [`Plan`]'s, which computes them row by row or on the tiles of the fused kernels. The
-//! products M x of conjugate gradients compute the weights anew each time, in O(n (k + m)) memory.
+//! Every sum over pairs is one of [`Plan`]'s, which computes them row by row or on the tiles of the fused kernels; the
+//! products M x of conjugate gradients are those of [`Products`](super::products::Products).
 
 use super::Potentials;
 use super::plan::{Plan, Shifts, Side};

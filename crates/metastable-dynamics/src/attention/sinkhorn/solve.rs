@@ -3,6 +3,7 @@
 use super::Potentials;
 use super::dense;
 use super::plan::{Plan, Shifts, Side};
+use super::products::Products;
 use crate::attention::kernel::{Sinkhorn, SinkhornStop};
 use crate::error::DynamicsError;
 use crate::linalg::dot;
@@ -238,7 +239,7 @@ pub(super) struct Solution {
 }
 
 /// Solves (diag c - MᵀM) x = b with mean zero by conjugate gradients: M has unit row sums and column sums c, so the
-/// matrix is positive semi-definite and vanishes on constants. O(n² k) a product, sums in a fixed order.
+/// matrix is positive semi-definite and vanishes on constants. Sums in a fixed order.
 pub(super) fn conjugate_gradients(
     plan: &Plan<'_>,
     shifts: Shifts<'_>,
@@ -247,11 +248,7 @@ pub(super) fn conjugate_gradients(
     accuracy: f64,
     most: u32,
 ) -> Solution {
-    let swapped = Shifts { own: shifts.other, other: shifts.own };
-    let product = |x: &[f64]| -> Vec<f64> {
-        let back = plan.apply(Side::Columns, swapped, &plan.apply(Side::Rows, shifts, x));
-        sums.iter().zip(x).zip(back).map(|((c, x), back)| c * x - back).collect()
-    };
+    let products = Products::new(plan, shifts);
     let mut residual = centred(b);
     let mut direction = residual.clone();
     let mut x = vec![0.0; b.len()];
@@ -260,7 +257,7 @@ pub(super) fn conjugate_gradients(
     let mut iterations = 0;
     while iterations < most && size > 0.0 && best.0 > accuracy {
         iterations += 1;
-        let image = centred(&product(&direction));
+        let image = centred(&products.of_laplacian(sums, &direction));
         let curvature = dot(&direction, &image);
         if curvature.is_nan() || curvature <= 0.0 {
             break;

@@ -181,7 +181,8 @@ fn start(written: &GaussianConfig, inputs: &mut Inputs) -> Result<Gaussian, LabE
         (Some(covariance), _) => covariance,
         (None, Some(_)) => &half,
         (None, None) => {
-            return Err(inputs.wrong("gaussian.covariance", "a [d, d] matrix, inline or in a file", "none"));
+            let expected = "\"identity\", or another [d, d] matrix, inline or in a file";
+            return Err(inputs.wrong("gaussian.covariance", expected, "none"));
         }
     };
     let covariance = inputs.matrix("gaussian.covariance", covariance, Some(d), d)?;
