@@ -12,6 +12,7 @@
 //! quarter of the one with each quarter of the other, two by two ([`triangle`], [`rectangle`]). No two visits at a time
 //! write the same block and each block is written in one order, whatever the number of threads.
 
+mod messages;
 mod small;
 mod tile;
 
