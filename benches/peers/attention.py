@@ -2,7 +2,9 @@
 
 Started by `benches/peers/attention`. Every program runs in its own process, which answers a line `f32 8192 3` on its
 standard input by `SECONDS ERROR` of one repetition, after a first one that is not timed. Repetitions go around the
-programs, so that a busy machine troubles all alike; all but the one at work are stopped. All threads everywhere.
+programs (two fields in turn, of which the faster counts), so that a busy machine troubles all alike; all but the one at work are stopped. All threads everywhere.
+Scores of this field are symmetric, which `ours` makes use of; `general` is ours for queries that are not the keys, for
+which all peers do what they do here.
 """
 
 import argparse
@@ -22,8 +24,10 @@ PATIENCE = 10.0
 ROWS = 1024
 # What keeps ours from the peak, by the largest dimension it holds for.
 LIMITS = [(8, "operations of 2^x beside the products"), (64, "2^x and packing, else products"), (1 << 30, "products")]
-# Fused products that our 2^x takes for each pair, besides the 2d of scores and messages.
+# Fused products that our 2^x takes for each pair, besides the d of scores and the d of messages.
 POWER_PRODUCTS = {"f32": 5, "f64": 7}
+# Scores and powers that ours computes for a pair: one for both orders where they are symmetric, as here.
+SCORES = {"ours": 0.5, "general": 1.0}
 
 
 def field(peer, numbers, count, dim):
@@ -114,20 +118,26 @@ def timed(compute):
 class Program:
     def __init__(self, name):
         self.name = name
-        own = [os.environ["OURS"]] if name == "ours" else [sys.executable, __file__, "--serve", name]
+        own = [os.environ["OURS"]] if name in SCORES else [sys.executable, __file__, "--serve", name]
         self.process = subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.process.send_signal(signal.SIGSTOP)
 
     def run(self, case):
         # Only one program is awake: threads of some libraries go on spinning for a while when their work is done.
         self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(case.replace(":", " ") + "\n")
+        answer = self.ask(case)
+        # The first field after a sleep finds cold caches, and threads on any core.
+        if answer and answer[0] <= PATIENCE:
+            answer = min(answer, self.ask(case) or answer)
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def ask(self, case):
+        words = case.split(":") + (["general"] if self.name == "general" else [])
+        self.process.stdin.write(" ".join(words) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline().split()
-        self.process.send_signal(signal.SIGSTOP)
-        if len(answer) != 2:
-            return None
-        return float(answer[0]), float(answer[1])
+        return (float(answer[0]), float(answer[1])) if len(answer) == 2 else None
 
 
 def compare(case, programs, runs, peak):
@@ -151,8 +161,8 @@ def compare(case, programs, runs, peak):
             continue
         median, pairs = statistics.median(found), count * count
         share, limit = f"{4e-9 * dim * pairs / median / peak[numbers]:.0%}", ""
-        if program.name == "ours":
-            products = 2 * dim + POWER_PRODUCTS[numbers]
+        if program.name in SCORES:
+            products = dim + SCORES[program.name] * (dim + POWER_PRODUCTS[numbers])
             share = f"{2e-9 * products * pairs / median / peak[numbers]:.0%}"
             limit = next(limit for largest, limit in LIMITS if dim <= largest)
         print(f"| {numbers}, {count}, {dim} | {program.name} | {1e3 * median:.1f} | {1e3 * min(found):.1f} | {median / ours:.1f}"
@@ -175,7 +185,7 @@ def main():
     print()
     print("| type, n, d | program | median ms | best ms | / ours | Gexp/s | GFLOP/s | of peak | error | limited by |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    programs = [Program(name) for name in ["ours", *PEERS] if name not in arguments.without.split(",")]
+    programs = [Program(name) for name in ["ours", "general", *PEERS] if name not in arguments.without.split(",")]
     for case in arguments.only.split(","):
         compare(case, programs, arguments.runs, peak)
     for program in programs:

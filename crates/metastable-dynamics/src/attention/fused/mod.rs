@@ -160,10 +160,14 @@ fn problem<'a, T: Real>(
 /// If `out` is not one answer a query.
 pub(super) fn answer<T: Real>(problem: &Problem<'_, T>, level: Level, out: &mut [T]) {
     assert_eq!(out.len(), problem.counts[0] * problem.answer_width(), "one answer a query");
-    if let Some(shift) = symmetric::shift(problem, level) {
-        return symmetric::answer(problem, shift, level, out);
+    if problem.counts[0] * problem.counts[1] < SERIAL_PAIRS {
+        return general_answer(problem, level, out);
     }
-    general_answer(problem, level, out);
+    // The pool is entered once: every time its threads fall asleep and are woken, they may find themselves on one core.
+    rayon::scope(|_| match symmetric::shift(problem, level) {
+        Some(shift) => symmetric::answer(problem, shift, level, out),
+        None => general_answer(problem, level, out),
+    });
 }
 
 /// Every row by itself, its keys with any queries.
