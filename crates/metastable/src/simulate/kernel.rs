@@ -103,12 +103,15 @@ fn can_be_followed(velocity: &[f64], dim: usize) -> bool {
     velocity.chunks_exact(dim).all(|v| v.iter().map(|c| c * c).sum::<f64>().is_finite())
 }
 
+/// Half of the exponents of f64.
+const LARGEST_LEAP: f64 = 1e154;
+
 /// The largest beta of the sign of `refused` that passes, to three digits; none if only zero does, or nothing.
 fn largest_beta(refused: f64, mut passes: impl FnMut(f64) -> bool) -> Option<String> {
     let (mut good, mut bad, mut factor) = (refused / 2.0, refused, 2.0_f64);
     while !passes(good) {
-        factor *= factor;
-        (good, bad) = (bad / factor, good);
+        factor = (factor * factor).min(LARGEST_LEAP);
+        (good, bad) = (good / factor, good);
         if good.abs() < f64::MIN_POSITIVE {
             return None;
         }
@@ -137,8 +140,9 @@ mod tests {
             (354.2, f64::MAX, "354"),
             (9.876, 10.0, "9.87"),
             (-9.876, -20.0, "-9.87"),
-            (0.0123, 5.0, "0.0123"),
+            (0.012_35, 5.0, "0.0123"),
             (1.239e150, 1e308, "1.23e150"),
+            (4.564e-3, 1e308, "0.00456"),
         ] {
             let found = largest_beta(refused, |beta| beta.abs() < f64::abs(limit));
             assert_eq!(found.as_deref(), Some(expected), "{limit}");
