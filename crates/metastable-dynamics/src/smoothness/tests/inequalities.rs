@@ -73,8 +73,12 @@ proptest! {
             let (exact, upper) = (problem.constant(), found.upper.unwrap());
             prop_assert!(found.lower() <= exact * (1.0 + SVD) + FEW_DIGITS && exact * (1.0 - SVD) <= upper.value + FEW_DIGITS);
             prop_assert!(found.lower() <= upper.value, "{} {upper:?}", found.lower());
-            // The error of a Ritz value is never above its residual, of 1e-10.
-            prop_assert!((found.lower() - exact).abs() <= 1.01e-10 * exact + FEW_DIGITS, "{} {exact}", found.lower());
+            // A singular value lies no farther from a Ritz value than its residual, of 1e-10. It is the largest, or one of
+            // those that are as large but for the exponentially small pull of tokens that hardly see each other.
+            let values = jacobian(&problem.heads, problem.kernel, &problem.tokens).singular_values().unwrap();
+            let nearest = values.iter().map(|value| (found.lower() - value).abs()).fold(f64::INFINITY, f64::min);
+            prop_assert!(nearest <= 1.01e-10 * exact + FEW_DIGITS, "{} {values:?}", found.lower());
+            prop_assert!(exact - found.lower() <= 1e-8 * exact + FEW_DIGITS, "{} {exact}", found.lower());
         }
     }
 
