@@ -13,8 +13,10 @@ use super::messages::{Aligned, Layout, SIDE, Weights, add_to_keys, add_to_querie
 use super::{Blocks, Pairs};
 use crate::lanes::{Lanes, Level, Real, Work};
 
-/// Tokens of a block, for few and for many tokens: multiples of SIDE.
+/// Tokens of a small and of a large block: multiples of SIDE.
 const BLOCKS: [usize; 2] = [2 * SIDE, 4 * SIDE];
+/// Bytes of the values of a large block: two blocks, their messages, queries and keys stay in the second cache.
+const LARGEST_VALUES: usize = 1 << 17;
 /// What a power costs, in fused products.
 const POWER: usize = 8;
 
@@ -55,7 +57,8 @@ pub(super) struct Cloud<'a, T, const ROWS: usize, const V: usize> {
 impl<'a, T: Real, const ROWS: usize, const V: usize> Cloud<'a, T, ROWS, V> {
     pub(super) fn new(problem: &'a Problem<'a, T>, shift: f64, level: Level) -> Self {
         let (count, width) = (problem.counts[0], problem.width);
-        let size = BLOCKS[usize::from(count >= 16 * BLOCKS[1])];
+        let row = problem.value_width.next_multiple_of(level.width::<T>()) * size_of::<T>();
+        let size = BLOCKS[usize::from(count >= 16 * BLOCKS[1] && BLOCKS[1] * row <= LARGEST_VALUES)];
         let filled = count.next_multiple_of(size);
         let layout = Layout {
             size,
