@@ -35,8 +35,18 @@ const DISTANCE: u8 = 2;
 /// Key and value of one token, filled up with zeros to D components.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Token<T, const D: usize> {
-    key: [T; D],
-    value: [T; D],
+    pub(super) key: [T; D],
+    pub(super) value: [T; D],
+}
+
+impl<T: Real, const D: usize> Token<T, D> {
+    pub(super) fn of(problem: &Problem<'_, T>, j: usize) -> Self {
+        let component = |c: usize, width: usize, at: &dyn Fn(usize) -> T| if c < width { at(c) } else { T::default() };
+        Self {
+            key: std::array::from_fn(|c| component(c, problem.width, &|c| problem.keys.at(j, c))),
+            value: std::array::from_fn(|c| component(c, problem.value_width, &|c| problem.values.at(j, c))),
+        }
+    }
 }
 
 /// All tokens, one after the other as the kernel reads them.
@@ -48,12 +58,8 @@ pub(super) struct Tokens<T, const D: usize> {
 
 impl<T: Real, const D: usize> Tokens<T, D> {
     pub(super) fn new(problem: &Problem<'_, T>) -> Self {
-        let component = |c: usize, width: usize, at: &dyn Fn(usize) -> T| if c < width { at(c) } else { T::default() };
-        let token = |j: usize| Token {
-            key: std::array::from_fn(|c| component(c, problem.width, &|c| problem.keys.at(j, c))),
-            value: std::array::from_fn(|c| component(c, problem.value_width, &|c| problem.values.at(j, c))),
-        };
-        Self { tokens: (0..problem.counts[1]).map(token).collect(), largest_key: problem.largest_key() }
+        let tokens = (0..problem.counts[1]).map(|j| Token::of(problem, j)).collect();
+        Self { tokens, largest_key: problem.largest_key() }
     }
 }
 

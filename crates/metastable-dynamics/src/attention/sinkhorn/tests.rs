@@ -230,25 +230,29 @@ proptest! {
     }
 }
 
-/// Richardson: (4 D(h/2) - D(h)) / 3 of central differences has error O(h⁴).
+/// J δ, compared with Richardson: (4 D(h/2) - D(h)) / 3 of central differences has error O(h⁴).
+fn checked_jvp(problem: &Problem, direction: &[f64]) -> Vec<f64> {
+    let central = |h: f64| -> Vec<f64> {
+        let moved = |h: f64| -> Vec<f64> {
+            problem.messages(&problem.tokens.iter().zip(direction).map(|(x, e)| x + h * e).collect::<Vec<_>>())
+        };
+        moved(h).iter().zip(moved(-h)).map(|(a, b)| (a - b) / (2.0 * h)).collect()
+    };
+    let exact = problem.jvp(direction);
+    for ((fine, coarse), exact) in central(1e-3).iter().zip(central(2e-3)).zip(&exact) {
+        let found = (4.0 * fine - coarse) / 3.0;
+        // h⁴ = 2e-11 times fifth derivatives / 120 of order 100; the tolerance 1e-13 of the messages over h.
+        assert!((found - exact).abs() < 1e-9 * (1.0 + exact.abs()), "{found} {exact}");
+    }
+    exact
+}
+
 #[test]
 fn jvp_is_the_derivative_of_the_messages() {
     let stops = [tight(0.7), half_steps(0.7, 1), half_steps(0.7, 2), half_steps(0.7, 5)];
     for (score, options) in scores().into_iter().flat_map(|score| stops.map(|options| (score, options))) {
         let problem = Problem::random(11, score, options, [7, 3, 2, 4], 0.4);
-        let direction = random::standard_normal(12, 7, 3);
-        let central = |h: f64| -> Vec<f64> {
-            let moved = |h: f64| -> Vec<f64> {
-                problem.messages(&problem.tokens.iter().zip(&direction).map(|(x, e)| x + h * e).collect::<Vec<_>>())
-            };
-            moved(h).iter().zip(moved(-h)).map(|(a, b)| (a - b) / (2.0 * h)).collect()
-        };
-        let exact = problem.jvp(&direction);
-        for ((fine, coarse), exact) in central(1e-3).iter().zip(central(2e-3)).zip(&exact) {
-            let found = (4.0 * fine - coarse) / 3.0;
-            // h⁴ = 2e-11 times fifth derivatives / 120 of order 100; the tolerance 1e-13 of the messages over h.
-            assert!((found - exact).abs() < 1e-9 * (1.0 + exact.abs()), "{score:?} {options:?}: {found} {exact}");
-        }
+        checked_jvp(&problem, &random::standard_normal(12, 7, 3));
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::super::problem::{Frame, Problem};
+use super::super::small::Token;
 use super::{Blocks, Pairs};
 use crate::lanes::{Lanes, Level, Real, Work};
 
@@ -22,13 +23,6 @@ const DOT: u8 = 0;
 const DOT_ABOVE_CUT: u8 = 1;
 /// x = start - |q - k|².
 const DISTANCE: u8 = 2;
-
-/// Key and value of one token, filled up with zeros to D components.
-#[derive(Debug, Clone, Copy)]
-struct Token<T, const D: usize> {
-    key: [T; D],
-    value: [T; D],
-}
 
 /// All tokens, as they are broadcast and as they stand in lanes.
 pub(super) struct Cloud<'a, T, const D: usize> {
@@ -48,11 +42,10 @@ impl<'a, T: Real, const D: usize> Cloud<'a, T, D> {
         // The factor goes into the queries; for distances its root into both.
         let factor = problem.binary_factor();
         let scales = if problem.is_dot() { [factor, 1.0] } else { [factor.sqrt(); 2] };
-        let key = |j: usize, c: usize| T::from_f64(problem.keys.at(j, c).to_f64() * scales[1]);
         let component = |c: usize, width: usize, at: &dyn Fn(usize) -> T| if c < width { at(c) } else { T::default() };
-        let token = |j: usize| Token {
-            key: std::array::from_fn(|c| component(c, problem.width, &|c| key(j, c))),
-            value: std::array::from_fn(|c| component(c, problem.value_width, &|c| problem.values.at(j, c))),
+        let token = |j: usize| {
+            let token = Token::of(problem, j);
+            Token { key: token.key.map(|key| T::from_f64(key.to_f64() * scales[1])), ..token }
         };
         let mut in_lanes = vec![T::default(); count.div_ceil(size) * size * (2 * D + 1)];
         for (b, block) in in_lanes.chunks_exact_mut(size * (2 * D + 1)).enumerate() {

@@ -211,18 +211,7 @@ fn products_of_large_plans_are_the_derivative_and_its_transpose() {
     {
         let problem = Problem::random(15, score, options, [131, 3, 2, 4], 0.4);
         let direction = random::standard_normal(16, 131, 3);
-        let central = |h: f64| -> Vec<f64> {
-            let moved = |h: f64| -> Vec<f64> {
-                problem.messages(&problem.tokens.iter().zip(&direction).map(|(x, e)| x + h * e).collect::<Vec<_>>())
-            };
-            moved(h).iter().zip(moved(-h)).map(|(a, b)| (a - b) / (2.0 * h)).collect()
-        };
-        let exact = problem.jvp(&direction);
-        for ((fine, coarse), exact) in central(1e-3).iter().zip(central(2e-3)).zip(&exact) {
-            let found = (4.0 * fine - coarse) / 3.0;
-            // h⁴ = 2e-11 times fifth derivatives / 120 of order 100; the tolerance 1e-13 of the messages over h.
-            assert!((found - exact).abs() < 1e-9 * (1.0 + exact.abs()), "{score:?} {options:?}: {found} {exact}");
-        }
+        let exact = checked_jvp(&problem, &direction);
         let cotangent = random::standard_normal(17, 131, 4);
         let backward = problem.vjp(&cotangent);
         let (left, right) = (dot(&cotangent, &exact), dot(&backward, &direction));
